@@ -1,0 +1,74 @@
+# What a developer and an operator type. Every target works on a fresh Debian
+# 12 with a Rust toolchain and no other step.
+#
+#   make check       fmt, clippy, unit tests, scenarios, 500 simulator seeds; no root (but for the first apt)
+#   make test        everything: check, guards taken away, the real lab; root
+#   make demo        three hypervisors on this machine, one dies; root.  KEEP=1 leaves them running
+#   make demo-down   removes all that the demo made, also after a crash
+#   make bench       figures, with the machine's load beside them; root
+#   make soak        the long ones: many seeds, cases at their real times; root
+#   make deny        licences, duplicates and sources of the dependencies
+
+CARGO ?= cargo
+PROGRAMS = -p medevac-agent -p medevac-aggregator -p medevac-ctl
+SEEDS_SOAK ?= 20000
+
+.PHONY: check lint unit test guards lab lab-programs lab-without-proof demo demo-programs demo-down bench soak deny build-packages
+
+build-packages:
+	@tests/need packaging/apt-build.txt
+
+lint: build-packages
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+unit: build-packages
+	$(CARGO) test --workspace --locked
+
+check: lint unit
+
+# Each guard taken away in turn: the simulator must notice.
+guards: build-packages
+	$(CARGO) test --locked -p medevac-tests --features removable-guards --test guards
+
+# The aggregator with crash points and removable guards, for the lab alone.
+lab-programs: build-packages
+	$(CARGO) build --locked $(PROGRAMS)
+	mkdir -p target/lab
+	cp target/debug/medevac-agent target/debug/medevacctl target/lab/
+	$(CARGO) build --locked -p medevac-aggregator --features crash-points,removable-guards
+	cp target/debug/medevac-aggregator target/lab/
+	$(CARGO) build --locked -p medevac-aggregator
+
+lab: lab-programs
+	MEDEVAC_BIN=target/lab tests/lab/run.py
+
+# The same suite against a build without the proof check must fail.
+lab-without-proof: lab-programs
+	MEDEVAC_BIN=target/lab MEDEVAC_LAB_AGGREGATOR_ARGS="--without-guards proof" tests/lab/run.py --expect-failure -k without_a_proof
+
+test: check guards lab lab-without-proof
+
+demo-programs:
+	@$(CARGO) build --locked $(PROGRAMS)
+
+demo:
+	@tests/lab/demo.py --announce
+	@tests/need packaging/apt-build.txt
+	@$(MAKE) --no-print-directory demo-programs
+	@tests/lab/demo.py --run
+
+demo-down:
+	@tests/lab/lab.py down --purge
+
+bench: build-packages
+	$(CARGO) build --locked --release $(PROGRAMS)
+	MEDEVAC_BIN=target/release tests/lab/bench.py
+
+soak: lab-programs
+	SEEDS=$(SEEDS_SOAK) $(CARGO) test --locked -p medevac-tests --test simulator -- --nocapture
+	MEDEVAC_BIN=target/lab tests/lab/run.py --soak
+
+deny:
+	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --all-features check bans licenses sources

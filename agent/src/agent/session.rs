@@ -1,0 +1,359 @@
+//! What is said on the links, and to whom.
+//!
+//! Every aggregator hears hello, heartbeats and the inventory. Facts go to the
+//! decider of the highest epoch alone: only it acknowledges, and only it is obeyed.
+
+use super::{Agent, duties};
+use crate::clock;
+use crate::hands::admit;
+use crate::host::{self, Load};
+use crate::link::Happening;
+use crate::spool::Entry;
+use crate::state::Epoch;
+use medevac_probe::Key;
+use medevac_proto::session::{
+    Ack, AgentFrame, AggregatorFrame, Care, DomainXml, Hello, InventoryChange, Refusal, Welcome, XmlAsk, agent_frame,
+    aggregator_frame,
+};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Facts that a live decider has not acknowledged after this long: the stream carries nothing.
+const ACK_WITHIN: Duration = Duration::from_secs(20);
+/// Room left in a link's outbox for heartbeats and answers while a full spool is resent.
+const RESERVE: usize = 128;
+/// XML texts answered per ask; the aggregator asks again for the rest.
+const XML_MAX: usize = 256;
+
+/// One aggregator, connected or not.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) address: String,
+    pub(super) session: Option<Session>,
+}
+
+impl Link {
+    pub(super) fn new(address: &str) -> Link {
+        Link { address: address.to_owned(), session: None }
+    }
+}
+
+/// A stream that stands.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// Unique among all sessions of this agent's life.
+    number: u64,
+    outbox: mpsc::Sender<AgentFrame>,
+    ends: CancellationToken,
+    welcomed: Option<Welcomed>,
+    /// How far the spool has been sent on this stream.
+    sent: u64,
+    /// Since when sent facts wait to be acknowledged.
+    waiting: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Welcomed {
+    epoch: Epoch,
+    decider: bool,
+    heartbeat: Duration,
+}
+
+impl Session {
+    /// Puts a frame on the stream. A stream that takes none is ended: reconnecting loses nothing.
+    fn send(&self, body: agent_frame::Body) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.outbox.try_send(AgentFrame { body: Some(body) }) {
+            tracing::warn!("a session takes nothing any more: ended");
+            self.ends.cancel();
+        }
+    }
+}
+
+impl Agent {
+    pub(super) fn on_happening(&mut self, link: usize, happening: Happening) {
+        match happening {
+            Happening::Opened { outbox, ends, local } => {
+                self.sessions += 1;
+                let number = self.sessions;
+                let session = Session { number, outbox, ends, welcomed: None, sent: 0, waiting: None };
+                let hello = self.hello(local);
+                session.send(agent_frame::Body::Hello(hello));
+                self.links[link].session = Some(session);
+            }
+            Happening::Frame(frame) => self.on_frame(link, frame),
+            Happening::Closed(why) => {
+                if self.links[link].session.take().is_some() {
+                    tracing::info!(aggregator = self.links[link].address, "session closed: {why}");
+                }
+            }
+        }
+    }
+
+    fn hello(&mut self, local: Option<IpAddr>) -> Hello {
+        self.publish();
+        let mut planes: HashMap<String, String> =
+            self.config.planes.iter().map(|(n, a)| (n.clone(), a.to_string())).collect();
+        if planes.is_empty()
+            && let Some(local) = local
+        {
+            planes.insert("mgmt".to_owned(), local.to_string());
+        }
+        let load = Load::read();
+        let state = self.state.read();
+        Hello {
+            protocol: medevac_proto::PROTOCOL,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: self.host.clone(),
+            machine_id: self.identity.machine_id.clone(),
+            boot_id: self.identity.boot_id.clone(),
+            uptime_ms: load.uptime_ms,
+            previous_boot_id: state.previous_boot_id.clone(),
+            planes,
+            highest_epoch: state
+                .epoch
+                .clone()
+                .map(|e| medevac_proto::session::Epoch { number: e.number, start_id: e.start_id }),
+            site: state.site.clone(),
+            held: state.held,
+            inventory: Some(self.inventory(0, self.guests.libvirt_answers())),
+            memory_total_kib: load.memory_total_kib,
+            memory_available_kib: load.memory_available_kib,
+            libvirt_version: (self.version)(),
+            warnings: self.warnings(),
+            sent_boot_ms: clock::boot_ms(),
+            capabilities: vec!["remove".into(), "destroy-incoming".into(), "hold".into()],
+            next_seq: self.spool.next_seq(),
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = host::warnings();
+        if !self.guests.libvirt_answers() {
+            warnings.push("libvirt does not answer: guests cannot be started here".to_owned());
+        }
+        if self.responder.is_none() {
+            warnings
+                .push("the responder does not run: peers' probes cannot tell this host from a frozen one".to_owned());
+        }
+        warnings
+    }
+
+    fn on_frame(&mut self, link: usize, frame: AggregatorFrame) {
+        use aggregator_frame::Body;
+        let Some(session) = &self.links[link].session else { return };
+        let (number, welcomed) = (session.number, session.welcomed.is_some());
+        let decides = self.decides(link);
+        match frame.body {
+            Some(Body::Welcome(welcome)) => self.on_welcome(link, &welcome),
+            Some(Body::Refusal(refusal)) => self.on_refusal(link, &refusal),
+            _ if !welcomed => tracing::warn!("a frame before the welcome: ignored"),
+            // The hands refuse by name whoever may not command.
+            Some(Body::Command(command)) => self.on_command(number, command),
+            Some(Body::InventoryAsk(ask)) => self.on_inventory_ask(number, ask.ask),
+            Some(Body::Ack(ack)) if decides => self.on_ack(link, &ack),
+            Some(Body::ProbeOrder(order)) if decides => self.on_probe_order(number, order),
+            Some(Body::XmlAsk(ask)) if decides => self.on_xml_ask(number, &ask),
+            Some(Body::Care(care)) if decides => self.on_care(care),
+            Some(_) => {
+                tracing::warn!(aggregator = self.links[link].address, "not the decider of the highest epoch: ignored")
+            }
+            // A newer aggregator's frame: fields and frames are only ever added.
+            None => {}
+        }
+    }
+
+    fn on_welcome(&mut self, link: usize, welcome: &Welcome) {
+        let epoch = welcome.epoch.clone().unwrap_or_default();
+        let epoch = Epoch { number: epoch.number, start_id: epoch.start_id };
+        if let Err((code, detail)) = self.accept(welcome, &epoch) {
+            let aggregator = &self.links[link].address;
+            tracing::error!(code, aggregator, "this aggregator is not obeyed: {detail}");
+            self.end(link);
+            return;
+        }
+        let boot_id = self.identity.boot_id.clone();
+        if welcome.decider {
+            self.spool.ack(&boot_id, welcome.acked_seq);
+        }
+        if let (Some(key), Some(responder)) = (Key::new(&welcome.probe_key), &self.responder) {
+            responder.set_key(&self.links[link].address, key);
+        }
+        self.keys.insert(link, welcome.probe_key.clone());
+        tracing::info!(
+            aggregator = self.links[link].address,
+            epoch = epoch.number,
+            decider = welcome.decider,
+            "welcomed"
+        );
+        let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(100, 10_000).into());
+        if let Some(session) = &mut self.links[link].session {
+            session.welcomed = Some(Welcomed { epoch, decider: welcome.decider, heartbeat });
+            (session.sent, session.waiting) = (0, None);
+        }
+    }
+
+    /// Takes note of site and epoch, on disk; or says why this aggregator is not ours to obey.
+    fn accept(&self, welcome: &Welcome, epoch: &Epoch) -> Result<(), (&'static str, String)> {
+        let joined = self.state.read().site.clone();
+        if welcome.site.is_empty() || epoch.number == 0 {
+            return Err(("MDV-MALFORMED", "its welcome names no site or no epoch".to_owned()));
+        }
+        if !joined.is_empty() && joined != welcome.site {
+            let way = "to join the other site for good, stop the agent and remove its state directory";
+            return Err(("MDV-FOREIGN-SITE", format!("it is of site {}, this host of {joined}; {way}", welcome.site)));
+        }
+        let newer = {
+            let mut state = self.state.read().clone();
+            state.site.clone_from(&welcome.site);
+            match admit(&state, &welcome.site, Some(epoch)) {
+                Ok(newer) => newer.is_some(),
+                // One that does not decide may lag behind: it is kept informed, and not obeyed.
+                Err(_) if !welcome.decider => false,
+                Err(e) if e.reason == "older_epoch" => return Err(("MDV-OLDER-EPOCH", e.detail)),
+                Err(e) => return Err(("MDV-TWIN-EPOCH", e.detail)),
+            }
+        };
+        let change = self.state.change(|s| {
+            s.site.clone_from(&welcome.site);
+            if newer && welcome.decider {
+                s.epoch = Some(epoch.clone());
+            }
+        });
+        change.map_err(|e| ("MDV-STATE-DISK", e.to_string()))
+    }
+
+    fn on_refusal(&mut self, link: usize, refusal: &Refusal) {
+        let aggregator = &self.links[link].address;
+        tracing::error!(
+            code = "MDV-REFUSED",
+            aggregator,
+            refusal = refusal.code,
+            "the aggregator refuses this agent: {}",
+            refusal.message
+        );
+        self.end(link);
+    }
+
+    fn on_ack(&mut self, link: usize, ack: &Ack) {
+        self.spool.ack(&ack.boot_id, ack.seq);
+        let left = self.spool.entries().next().map(|(id, _)| id);
+        if let Some(session) = &mut self.links[link].session {
+            session.waiting = left.filter(|id| *id <= session.sent).map(|_| Instant::now());
+        }
+    }
+
+    fn on_xml_ask(&mut self, number: u64, ask: &XmlAsk) {
+        for hash in ask.hashes.iter().take(XML_MAX) {
+            // A version that is no more has no text; the inventory names the present one.
+            if let Some(xml) = self.guests.xml(hash) {
+                self.send_to(number, agent_frame::Body::DomainXml(DomainXml { hash: hash.clone(), xml }));
+            }
+        }
+    }
+
+    fn on_care(&mut self, care: Care) {
+        let known = matches!(care.mode.as_str(), "observe" | "approve" | "act");
+        // An unknown mode is inconclusive: what was in force stays.
+        let changed = self.state.change(|s| {
+            if known {
+                s.mode = care.mode;
+            }
+            s.protected = care.protected_uuids.into_iter().collect();
+            s.storage_directories = care.storage_directories;
+        });
+        if let Err(e) = changed {
+            tracing::error!(code = "MDV-STATE-DISK", "what to care for could not be recorded: {e}");
+        }
+        self.care = duties::Care::default();
+        self.want_markers();
+    }
+
+    /// Sends what waits in the spool to whoever acknowledges, as far as its outbox has room.
+    pub(super) fn pump(&mut self) {
+        for link in 0..self.links.len() {
+            if !self.decides(link) {
+                continue;
+            }
+            let Some(session) = &mut self.links[link].session else { continue };
+            for (id, entry) in self.spool.after(session.sent) {
+                if session.outbox.capacity() <= RESERVE {
+                    break;
+                }
+                session.send(match entry {
+                    Entry::Fact(fact) => agent_frame::Body::Fact(fact.clone()),
+                    Entry::Gap(gap) => agent_frame::Body::Gap(gap.clone()),
+                });
+                session.sent = id;
+                session.waiting.get_or_insert_with(Instant::now);
+            }
+            if session.waiting.is_some_and(|w| w.elapsed() >= ACK_WITHIN) {
+                tracing::warn!("no acknowledgement within {ACK_WITHIN:?}: reconnecting");
+                session.ends.cancel();
+                session.waiting = None;
+            }
+        }
+    }
+
+    /// Whether this link's aggregator decides, in the highest epoch met.
+    pub(super) fn decides(&self, link: usize) -> bool {
+        let welcomed = self.links[link].session.as_ref().and_then(|s| s.welcomed.as_ref());
+        welcomed.is_some_and(|w| w.decider && self.state.read().epoch.as_ref() == Some(&w.epoch))
+    }
+
+    pub(super) fn broadcast(&self, change: InventoryChange) {
+        for session in self.links.iter().filter_map(|l| l.session.as_ref()) {
+            session.send(agent_frame::Body::InventoryChange(change.clone()));
+        }
+    }
+
+    /// Sends to all sessions.
+    pub(super) fn send_all(&self, body: &agent_frame::Body) {
+        for session in self.links.iter().filter_map(|l| l.session.as_ref()) {
+            session.send(body.clone());
+        }
+    }
+
+    /// Sends on one session, if it still stands.
+    pub(super) fn send_to(&self, number: u64, body: agent_frame::Body) {
+        let session = self.links.iter().filter_map(|l| l.session.as_ref()).find(|s| s.number == number);
+        if let Some(session) = session {
+            session.send(body);
+        }
+    }
+
+    pub(super) fn stands(&self, number: u64) -> bool {
+        self.links.iter().filter_map(|l| l.session.as_ref()).any(|s| s.number == number)
+    }
+
+    /// Sends to whoever decides now: the one who asked may have been replaced.
+    pub(super) fn send_decider(&self, body: &agent_frame::Body) {
+        for link in 0..self.links.len() {
+            if self.decides(link)
+                && let Some(session) = &self.links[link].session
+            {
+                session.send(body.clone());
+            }
+        }
+    }
+
+    /// How often whoever listens wants to hear us.
+    pub(super) fn heartbeat_every(&self) -> Duration {
+        let asked = self.links.iter().filter_map(|l| Some(l.session.as_ref()?.welcomed.as_ref()?.heartbeat));
+        asked.min().unwrap_or(super::tick::HEARTBEAT)
+    }
+
+    /// Drops all outboxes: the streams end when what is in them has been sent.
+    pub(super) fn close_all(&mut self) {
+        self.links.iter_mut().for_each(|l| l.session = None);
+    }
+
+    fn end(&mut self, link: usize) {
+        if let Some(session) = self.links[link].session.take() {
+            session.ends.cancel();
+        }
+    }
+}

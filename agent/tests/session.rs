@@ -1,0 +1,175 @@
+//! The real agent against a small aggregator: what goes over the wire, and what does not.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Agent, Aggregator, Qemu, welcome};
+use medevac_proto::session::{
+    Ack, Command, Epoch, Fact, InventoryAsk, LeaveInstance, ProbeAnswer, ProbeOrder, ProbeTarget, agent_frame::Body,
+    aggregator_frame, command, command_result::Outcome, fact::What, goodbye::Why,
+};
+use std::time::{Duration, Instant};
+
+fn is_gone(uuid: &str) -> impl Fn(&Fact) -> bool {
+    move |f| matches!(&f.what, Some(What::InstanceGone(g)) if g.uuid == uuid)
+}
+
+fn ack(f: &Fact) -> aggregator_frame::Body {
+    aggregator_frame::Body::Ack(Ack { boot_id: f.boot_id.clone(), seq: f.seq })
+}
+
+#[tokio::test]
+async fn a_killed_qemu_is_told_at_once_and_again_until_it_is_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut aggregator = Aggregator::start().await;
+    let mut qemu = Qemu::start();
+    let mut agent = Agent::start(dir.path(), &[aggregator.port], 17001);
+    let (mut session, hello) = aggregator.welcomed(5).await;
+    let inventory = hello.inventory.unwrap();
+    let guest = inventory.instances.iter().find(|i| i.uuid == qemu.uuid).expect("in the first hello");
+    assert!(guest.process_alive && !guest.libvirt_knows && inventory.libvirt_answered);
+    assert_eq!((hello.machine_id.as_str(), hello.planes["mgmt"].as_str()), ("0123456789abcdef", "127.77.1.1"));
+    session.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    let killed = Instant::now();
+    qemu.kill();
+    let gone = session.fact(is_gone(&qemu.uuid)).await;
+    println!("killed -> told: {:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(1));
+    // Not acknowledged: it comes again on a new stream, and to a new process.
+    drop(session);
+    let (mut session, _) = aggregator.welcomed(5).await;
+    assert_eq!(session.fact(is_gone(&qemu.uuid)).await, gone);
+    agent.kill();
+    let mut agent = Agent::start(dir.path(), &[aggregator.port], 17001);
+    let (mut session, hello) = aggregator.welcomed(5).await;
+    assert!(hello.next_seq > gone.seq);
+    assert_eq!(session.fact(is_gone(&qemu.uuid)).await, gone);
+    session.send(ack(&gone)).await;
+    session.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    agent.terminate();
+    let goodbye = session.next(|b| matches!(b, Body::Goodbye(_))).await;
+    assert!(matches!(goodbye, Body::Goodbye(g) if g.why() == Why::AgentStopping));
+    let _agent = Agent::start(dir.path(), &[aggregator.port], 17001);
+    let (mut session, _) = aggregator.welcomed(5).await;
+    let quiet = tokio::time::timeout(Duration::from_millis(700), session.fact(is_gone(&qemu.uuid))).await;
+    assert!(quiet.is_err(), "acknowledged facts do not come back");
+}
+
+#[tokio::test]
+async fn an_older_epoch_a_twin_and_a_foreign_site_are_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut aggregator = Aggregator::start().await;
+    let _agent = Agent::start(dir.path(), &[aggregator.port], 17002);
+    let (mut session, _) = aggregator.welcomed(5).await;
+    session.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    drop(session);
+    let (mut session, hello) = aggregator.welcomed(4).await;
+    assert_eq!((hello.highest_epoch.unwrap().number, hello.site.as_str()), (5, common::SITE));
+    session.ended().await;
+    let (mut session, _) = aggregator.hello().await;
+    let mut twin = welcome(5, true);
+    if let aggregator_frame::Body::Welcome(w) = &mut twin {
+        w.epoch = Some(Epoch { number: 5, start_id: "another".into() });
+    }
+    session.send(twin).await;
+    session.ended().await;
+    let (mut session, _) = aggregator.hello().await;
+    let mut foreign = welcome(6, true);
+    if let aggregator_frame::Body::Welcome(w) = &mut foreign {
+        w.site = "site-2".into();
+    }
+    session.send(foreign).await;
+    session.ended().await;
+    let (_session, hello) = aggregator.welcomed(6).await;
+    assert_eq!(hello.highest_epoch.unwrap().number, 5, "none of them was believed");
+}
+
+#[tokio::test]
+async fn of_two_aggregators_only_the_decider_of_the_highest_epoch_hears_facts_and_is_obeyed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut one, mut two) = (Aggregator::start().await, Aggregator::start().await);
+    let mut qemu = Qemu::start();
+    let _agent = Agent::start(dir.path(), &[one.port, two.port], 17003);
+    let (mut old, _) = one.welcomed(5).await;
+    old.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    let (mut new, hello) = two.welcomed(6).await;
+    new.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    qemu.kill();
+    new.fact(is_gone(&qemu.uuid)).await;
+    let heard = tokio::time::timeout(Duration::from_millis(700), old.fact(|_| true)).await;
+    assert!(heard.is_err(), "the replaced decider hears no facts");
+    let leave = |epoch: u64| {
+        let leave = LeaveInstance { uuid: "u".into(), why: "test".into() };
+        aggregator_frame::Body::Command(Command {
+            id: format!("c{epoch}"),
+            site: common::SITE.into(),
+            epoch: Some(Epoch { number: epoch, start_id: format!("start-{epoch}") }),
+            boot_id: hello.boot_id.clone(),
+            not_after_boot_ms: u64::MAX,
+            order: Some(command::Order::Leave(leave)),
+        })
+    };
+    let result = |b: Body| match b {
+        Body::CommandResult(r) => (r.outcome(), r.reason),
+        other => panic!("{other:?}"),
+    };
+    let is_result = |b: &Body| matches!(b, Body::CommandResult(_));
+    old.send(leave(5)).await;
+    assert_eq!(result(old.next(is_result).await), (Outcome::Refused, "older_epoch".into()));
+    new.send(leave(6)).await;
+    assert_eq!(result(new.next(is_result).await), (Outcome::Done, "noted".into()));
+}
+
+#[tokio::test]
+async fn an_ask_gets_a_fresh_inventory_and_an_order_to_probe_its_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut aggregator = Aggregator::start().await;
+    let _agent = Agent::start(dir.path(), &[aggregator.port], 17004);
+    let (mut session, _) = aggregator.welcomed(5).await;
+    session.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    let qemu = Qemu::start();
+    session.send(aggregator_frame::Body::InventoryAsk(InventoryAsk { ask: 9 })).await;
+    match session.next(|b| matches!(b, Body::Inventory(_))).await {
+        Body::Inventory(i) => {
+            assert_eq!((i.ask, i.libvirt_answered), (9, true));
+            assert!(i.instances.iter().any(|i| i.uuid == qemu.uuid), "a process younger than the ask's scan");
+            assert!(i.instances.iter().any(|i| i.name == "test"), "libvirt's own");
+        }
+        other => panic!("{other:?}"),
+    }
+    let target = ProbeTarget {
+        host: "hv1".into(),
+        planes: [("mgmt".to_owned(), "127.77.1.1".to_owned())].into(),
+        key: vec![7; 32],
+        banner_ports: vec![9],
+    };
+    let order = ProbeOrder { round: 3, targets: vec![target], deadline_ms: 500 };
+    session.send(aggregator_frame::Body::ProbeOrder(order)).await;
+    match session.next(|b| matches!(b, Body::ProbeReport(_))).await {
+        Body::ProbeReport(r) => {
+            let result = &r.results[0];
+            assert_eq!((r.round, result.answer()), (3, ProbeAnswer::UserSpace));
+            assert!(result.responder && !result.banner);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_agent_is_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut aggregator = Aggregator::start().await;
+    let guests: Vec<Qemu> = (0..20).map(|_| Qemu::start()).collect();
+    let agent = Agent::start(dir.path(), &[aggregator.port], 17005);
+    let (mut session, hello) = aggregator.welcomed(5).await;
+    assert!(hello.inventory.unwrap().instances.len() >= guests.len());
+    for _ in 0..10 {
+        session.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let rss = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB");
+    let rss: u64 = rss.parse().unwrap();
+    println!("RSS with {} guests: {rss} KiB", guests.len());
+    // The promise is 28 MiB for a release build; an unoptimised one is somewhat larger.
+    assert!(rss < 40 * 1024, "{rss} KiB");
+}

@@ -1,0 +1,362 @@
+//! Puts everything together; nothing decides here.
+//!
+//! ```text
+//!   tokio, 2 threads: listener - sessions - API - probes - fence agents
+//!          |  bounded inbox                ^
+//!          v                               | frames, replies
+//!   own thread: engine.turn -> commit ->---+
+//! ```
+
+use crate::cli::TestArgs;
+use crate::clock::BootClock;
+use crate::cloud::libvirt::{Carrier, LibvirtCloud};
+use crate::config::Config;
+use crate::engine::{Engine, Input, Ports};
+use crate::fence::AgentFencer;
+use crate::grpc::registry::{Inbox, Registry, SessionAgents, Shared};
+use crate::grpc::service::NerveService;
+use crate::http::desk::{Desk, DeskReplies};
+use crate::http::{self, Api};
+use crate::lease::SoloLease;
+use crate::listen::{self, TlsError};
+use crate::look::OwnEyes;
+use crate::ports::{Store, StoreError};
+use crate::store::sqlite::{OpenError, Opened, Opening, SqliteStore};
+use medevac_proto::session::aggregator_frame::Body;
+use medevac_triage::{Observation, Record, SessionId};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+/// What waits for the loop: a few seconds of a large site's heartbeats. When
+/// it is full, sessions wait and TCP pushes back to the agents.
+const INBOX_MAX: usize = 8192;
+/// What one turn takes at once: one commit for all of it.
+const TURN_MAX: usize = 4096;
+/// The loop turns at least this often: deadlines run on CLOCK_BOOTTIME, which a
+/// suspended machine's timers do not.
+const TURN_AT_LEAST: Duration = Duration::from_millis(500);
+/// A deadline that has passed but stays does not make the loop spin.
+const TURN_AT_MOST: Duration = Duration::from_millis(2);
+/// HTTP/2 asks a silent peer after 10 s and gives up after 10 s more: below 30 s in sum.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Far below any sensible WatchdogSec; a busy loop turns hundreds of times a second.
+const FEED_EVERY: Duration = Duration::from_secs(1);
+/// Time for sessions to end in order when we stop.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Why the aggregator does not run, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the store failed, so this process ends; the next start reads the truth")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{what}: {source}")]
+    Io {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{0}")]
+    Machine(String),
+    #[error("the listener ended: {0}")]
+    Listener(String),
+    #[error("{0}: no such guard")]
+    Guard(String),
+}
+
+fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> RunError {
+    move |source| RunError::Io { what: what.into(), source }
+}
+
+/// Reads the identity of this machine.
+///
+/// # Errors
+/// When the file is missing or empty.
+pub fn machine_identity(path: &Path) -> Result<String, RunError> {
+    let text = std::fs::read_to_string(path).map_err(io(format!("machine_identity {}", path.display())))?;
+    match text.trim() {
+        "" => Err(RunError::Machine(format!(
+            "machine_identity {} is empty: run systemd-machine-id-setup",
+            path.display()
+        ))),
+        identity => Ok(identity.to_owned()),
+    }
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps it from starting, and a store that fails.
+pub fn run(config: Config, tests: &TestArgs) -> Result<(), RunError> {
+    let mut config = config;
+    prepare_tests(&mut config, tests)?;
+    for warning in &config.warnings {
+        tracing::warn!(code = "MDV-CONFIG", "{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(io("the runtime did not start"))?;
+    let result = runtime.block_on(async {
+        let running = start(&config).await?;
+        running.until_stopped().await
+    });
+    // Probes and fence agents under way end with us; nothing waits for them.
+    runtime.shutdown_timeout(FAREWELL);
+    result
+}
+
+#[cfg_attr(not(any(feature = "removable-guards", feature = "crash-points")), allow(unused_variables))]
+fn prepare_tests(config: &mut Config, tests: &TestArgs) -> Result<(), RunError> {
+    #[cfg(feature = "removable-guards")]
+    if let Some(names) = &tests.without_guards {
+        config.settings.guards = medevac_triage::Guards::without(names).map_err(RunError::Guard)?;
+        tracing::warn!(code = "MDV-GUARDS-REMOVED", "this is a test: guards are off: {names}");
+    }
+    #[cfg(feature = "crash-points")]
+    if let Some(plan) = &tests.crash_at {
+        crate::crash::plan(plan);
+    }
+    Ok(())
+}
+
+/// A running aggregator.
+#[allow(missing_debug_implementations)]
+pub struct Running {
+    pub registry: Arc<Registry>,
+    /// Where agents and operators connect.
+    pub address: std::net::SocketAddr,
+    inbox: Inbox,
+    ended: tokio::sync::oneshot::Receiver<Result<(), StoreError>>,
+    socket: PathBuf,
+}
+
+/// Starts everything, listening last.
+///
+/// # Errors
+/// Whatever keeps it from starting.
+pub async fn start(config: &Config) -> Result<Running, RunError> {
+    let machine = machine_identity(&config.machine_identity)?;
+    let fence_deadline = config.longest_fence();
+    let opening = Opening { state_dir: config.state_dir.clone(), machine, fence_deadline };
+    let (mut store, opened) = SqliteStore::open(&opening)?;
+    let tls = config.tls.as_ref().map(listen::server_tls).transpose()?;
+    tracing::info!(code = "MDV-START", site = %opened.site, epoch = opened.epoch.number, "the store is ours");
+    let (inbox, arrived) = mpsc::channel(INBOX_MAX);
+    let runtime = tokio::runtime::Handle::current();
+    let shared = Shared {
+        site: opened.site.clone(),
+        epoch: opened.epoch.clone(),
+        plaintext: config.tls.is_none(),
+        banner_ports: config.banner_ports.clone(),
+        probe_deadline: config.settings.probe_deadline,
+    };
+    let registry = Registry::new(shared, &opened.secret, inbox.clone(), runtime.clone());
+    remember(&mut store, &registry)?;
+    let desk = Arc::new(Desk::default());
+    let ports = ports(config, store, &opened, &registry, &inbox, &desk);
+    let engine = Engine::start(config.settings.clone(), ports)?;
+    let listener = TcpListener::bind(config.listen).await.map_err(io(format!("listen {}", config.listen)))?;
+    let address = listener.local_addr().map_err(io("listen"))?;
+    let socket = bind_socket(&config.socket)?;
+    let api = Api { inbox: inbox.clone(), desk: Arc::clone(&desk), site: opened.site, epoch: opened.epoch.number };
+    let ended = spawn_loop(engine, arrived, desk)?;
+    serve(listener, tls, Arc::clone(&registry), api.clone());
+    tokio::spawn(http::serve_socket(socket, api));
+    tracing::info!(code = "MDV-LISTENING", %address, socket = %config.socket.display(), "agents and operators are served");
+    Ok(Running { registry, address, inbox, ended, socket: config.socket.clone() })
+}
+
+/// What the store knows of hosts, for those who are asked before they come back.
+fn remember(store: &mut SqliteStore, registry: &Registry) -> Result<(), StoreError> {
+    for (_, record) in store.load()? {
+        if let Record::Host(host) = record
+            && let Some(boot) = host.boots.last()
+        {
+            registry.remember(host.id.clone(), boot.clone(), host.acked_seq);
+        }
+    }
+    Ok(())
+}
+
+fn ports(
+    config: &Config,
+    store: SqliteStore,
+    opened: &Opened,
+    registry: &Arc<Registry>,
+    inbox: &Inbox,
+    desk: &Arc<Desk>,
+) -> Ports {
+    let runtime = tokio::runtime::Handle::current();
+    let carrier = Box::new(SessionCarrier(Arc::clone(registry)));
+    let earlier = opened.earlier_fence_deadline;
+    let fencer = AgentFencer::new(config.fences.clone(), earlier, inbox.clone(), runtime.clone());
+    let looker = OwnEyes::new(Arc::clone(registry), config.responder_port, inbox.clone(), runtime);
+    Ports {
+        clock: Box::new(BootClock),
+        store: Box::new(store),
+        lease: Box::new(SoloLease::new(opened.epoch.clone())),
+        agents: Box::new(SessionAgents(Arc::clone(registry))),
+        cloud: Box::new(LibvirtCloud::new(carrier, opened.site.clone(), opened.epoch.clone())),
+        fencer: Box::new(fencer),
+        looker: Box::new(looker),
+        replies: Box::new(DeskReplies(Arc::clone(desk))),
+    }
+}
+
+/// The cloud's orders travel over the agents' sessions.
+struct SessionCarrier(Arc<Registry>);
+
+impl Carrier for SessionCarrier {
+    fn not_after(&self, session: &SessionId, deadline: Duration) -> Option<u64> {
+        self.0.not_after(session, deadline)
+    }
+    fn send(&self, session: &SessionId, body: Body) -> bool {
+        self.0.send(session, body)
+    }
+    fn report(&self, observation: Observation) {
+        self.0.report(observation);
+    }
+}
+
+fn bind_socket(path: &Path) -> Result<UnixListener, RunError> {
+    let what = || format!("socket {}", path.display());
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(io(what()))?;
+    }
+    // The store is locked: whoever left this socket is gone.
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(io(what()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(io(what()))?;
+    Ok(listener)
+}
+
+/// Serves agents and operators on one port until the process ends.
+pub fn serve(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, registry: Arc<Registry>, api: Api) {
+    let connections = ReceiverStream::new(listen::accept(listener, tls));
+    let routes = http::over_tls(api);
+    let routes = Routes::from(routes).add_service(NerveService::server(registry));
+    let server = Server::builder()
+        .accept_http1(true)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_routes(routes);
+    tokio::spawn(async move {
+        if let Err(error) = server.serve_with_incoming(connections).await {
+            tracing::error!(code = "MDV-LISTENER", "the listener ended: {error}");
+        }
+    });
+}
+
+/// The loop on its own thread: a slow disk stalls it, and never the sessions' sockets.
+fn spawn_loop(
+    engine: Engine,
+    arrived: mpsc::Receiver<Input>,
+    desk: Arc<Desk>,
+) -> Result<tokio::sync::oneshot::Receiver<Result<(), StoreError>>, RunError> {
+    let (end, ended) = tokio::sync::oneshot::channel();
+    let timers =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(io("the loop's timers"))?;
+    let body = move || drop(end.send(timers.block_on(turn_until_stopped(engine, arrived, &desk))));
+    std::thread::Builder::new().name("loop".into()).spawn(body).map_err(io("the loop's thread"))?;
+    Ok(ended)
+}
+
+async fn turn_until_stopped(
+    mut engine: Engine,
+    mut arrived: mpsc::Receiver<Input>,
+    desk: &Desk,
+) -> Result<(), StoreError> {
+    let mut inputs = Vec::with_capacity(TURN_MAX);
+    let mut watchdog = Watchdog::default();
+    loop {
+        let until = engine.poll_timeout().map(|at| at.since(engine.now().at));
+        let wait = until.unwrap_or(TURN_AT_LEAST).clamp(TURN_AT_MOST, TURN_AT_LEAST);
+        match tokio::time::timeout(wait, arrived.recv_many(&mut inputs, TURN_MAX)).await {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(_) => inputs.push(Input::Seen(Observation::TimePassed)),
+        }
+        let stop = inputs.iter().any(|input| matches!(input, Input::Stop));
+        engine.turn(std::mem::take(&mut inputs))?;
+        if let Some(why) = engine.deposed()
+            && desk.deposed().is_none()
+        {
+            desk.depose(why);
+        }
+        watchdog.feed();
+        if stop {
+            return Ok(());
+        }
+    }
+}
+
+/// Fed by the loop itself: one that is stuck lets systemd end us.
+#[derive(Default)]
+struct Watchdog {
+    fed: Option<Instant>,
+}
+
+impl Watchdog {
+    fn feed(&mut self) {
+        if self.fed.is_none_or(|fed| fed.elapsed() >= FEED_EVERY) {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            self.fed = Some(Instant::now());
+        }
+    }
+}
+
+impl Running {
+    /// Serves until SIGTERM, SIGINT or a failed store.
+    ///
+    /// # Errors
+    /// A failed store.
+    pub async fn until_stopped(self) -> Result<(), RunError> {
+        let mut term = signal(SignalKind::terminate()).map_err(io("SIGTERM"))?;
+        let mut int = signal(SignalKind::interrupt()).map_err(io("SIGINT"))?;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let Self { registry, inbox, mut ended, socket, .. } = self;
+        tokio::select! {
+            result = &mut ended => return over(result),
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!(code = "MDV-STOP", "stopping: hosts are not watched until the next start");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        registry.close_all("the aggregator is stopping");
+        tokio::time::sleep(FAREWELL).await;
+        drop(inbox.send(Input::Stop).await);
+        let result = over(ended.await);
+        let _ = std::fs::remove_file(socket);
+        result
+    }
+
+    /// Ends the loop at once, as tests do.
+    pub async fn stop(self) -> Result<(), RunError> {
+        drop(self.inbox.send(Input::Stop).await);
+        over(self.ended.await)
+    }
+}
+
+fn over(result: Result<Result<(), StoreError>, tokio::sync::oneshot::error::RecvError>) -> Result<(), RunError> {
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            tracing::error!(code = "MDV-STORE", "{error}");
+            Err(RunError::Store(error))
+        }
+        Err(_) => Err(RunError::Listener("its loop has panicked; the log says where".into())),
+    }
+}

@@ -1,0 +1,3 @@
+//! Where instances are started and removed.
+
+pub mod libvirt;

@@ -1,0 +1,319 @@
+//! `aggregator.toml`, read whole: every fault at once, each with key, value and
+//! allowed range.
+//!
+//! The file in `packaging/aggregator.toml` lists every key with its default; a
+//! test holds the two together.
+
+use crate::fence::subprocess::{AGENTS, Device, password};
+use crate::listen::TlsFiles;
+use crate::peer::valid_name;
+use medevac_settings::{Problems, Reader};
+use medevac_triage::{HostId, Mode, OnHung, PlaneId, SegmentId, Settings};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where it is looked for.
+pub const DEFAULT_PATH: &str = "/etc/medevac/aggregator.toml";
+/// A pass may last as long as its devices need, and a moment for what lies between.
+const PASS_MARGIN: Duration = Duration::from_secs(5);
+/// The segment of hosts that no rule puts elsewhere.
+const DEFAULT_SEGMENT: &str = "default";
+
+/// All that the file says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub socket: PathBuf,
+    pub state_dir: PathBuf,
+    pub machine_identity: PathBuf,
+    /// `None`: plaintext, on loopback only.
+    pub tls: Option<TlsFiles>,
+    pub banner_ports: Vec<u16>,
+    pub responder_port: u16,
+    pub fences: BTreeMap<HostId, Vec<Device>>,
+    pub settings: Settings,
+    /// What is no fault of the file, but will be one of the site.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {source}; give another file with --config")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path} has faults:\n{problems}")]
+    Faulty { path: PathBuf, problems: Problems },
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// All faults of the file at once.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Self::parse(&text).map_err(|problems| ConfigError::Faulty { path: path.to_owned(), problems })
+    }
+
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// All faults of the text at once.
+    pub fn parse(text: &str) -> Result<Self, Problems> {
+        let mut reader = Reader::parse(text)?;
+        let r = &mut reader;
+        let mut warnings = Vec::new();
+        let listen = listen(r);
+        let tls = tls(r, listen);
+        let (banner_ports, responder_port) = probing(r);
+        let mut settings = Settings::default();
+        timing(r, &mut settings);
+        scope(r, &mut settings);
+        segments(r, &mut settings);
+        let fences = fences(r, &mut settings, &mut warnings);
+        let config = Self {
+            listen,
+            socket: r.path("socket", Some("/run/medevac/aggregator.sock")),
+            state_dir: r.path("state_dir", Some("/var/lib/medevac")),
+            machine_identity: r.path("machine_identity", Some("/etc/machine-id")),
+            tls,
+            banner_ports,
+            responder_port,
+            fences,
+            settings,
+            warnings,
+        };
+        reader.finish().map(|()| config)
+    }
+
+    /// The longest that one run of a fence agent may take.
+    pub fn longest_fence(&self) -> Duration {
+        pass(self.fences.values())
+    }
+}
+
+fn listen(r: &mut Reader) -> SocketAddr {
+    let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), medevac_proto::PORT);
+    let text = r.string("listen", Some(&any.to_string()));
+    text.parse().unwrap_or_else(|_| {
+        r.problem("listen", &text, "must be ADDRESS:PORT, such as 0.0.0.0:15869");
+        any
+    })
+}
+
+fn tls(r: &mut Reader, listen: SocketAddr) -> Option<TlsFiles> {
+    let files = TlsFiles {
+        ca: r.path("tls.ca", Some("/etc/medevac/tls/ca.pem")),
+        cert: r.path("tls.cert", Some("/etc/medevac/tls/aggregator.pem")),
+        key: r.path("tls.key", Some("/etc/medevac/tls/aggregator.key")),
+    };
+    if !r.bool("insecure_plaintext", false) {
+        return Some(files);
+    }
+    if !listen.ip().is_loopback() {
+        let message = "is allowed only where `listen` is a loopback address: anybody could claim to be any host";
+        r.problem("insecure_plaintext", "true", message);
+    }
+    None
+}
+
+fn probing(r: &mut Reader) -> (Vec<u16>, u16) {
+    let ports = r.u64s("probe.banner_ports", &[22], 1..=65_535);
+    let port = r.u64("probe.responder_port", u64::from(medevac_proto::PORT), 1..=65_535);
+    let narrow = |port: u64| u16::try_from(port).unwrap_or(medevac_proto::PORT);
+    (ports.into_iter().map(narrow).collect(), narrow(port))
+}
+
+/// Each with its floor: below it a healthy site would be hurt by noise.
+fn timing(r: &mut Reader, s: &mut Settings) {
+    let ms = Duration::from_millis;
+    let seconds = Duration::from_secs;
+    let hour = seconds(3600);
+    let day = hour * 24;
+    let keys: [(&str, &mut Duration, Duration, Duration); 18] = [
+        ("suspect_after", &mut s.suspect_after, ms(1100), seconds(60)),
+        ("fence_grace", &mut s.fence_grace, seconds(2), hour),
+        ("fence_grace_long", &mut s.fence_grace_long, seconds(2), hour),
+        ("settle", &mut s.settle, seconds(2), hour),
+        ("hung_after", &mut s.hung_after, seconds(3), hour),
+        ("boot_grace", &mut s.boot_grace, seconds(1), hour * 2),
+        ("goodbye_agent", &mut s.goodbye_agent, seconds(1), hour),
+        ("goodbye_shutdown", &mut s.goodbye_shutdown, seconds(1), hour * 2),
+        ("probe_every", &mut s.probe_every, ms(200), seconds(10)),
+        ("probe_deadline", &mut s.probe_deadline, ms(100), seconds(10)),
+        ("shot_window", &mut s.shot_window, seconds(1), day),
+        ("fence_retry_first", &mut s.fence_retry_first, seconds(1), hour),
+        ("fence_retry_max", &mut s.fence_retry_max, seconds(1), hour),
+        ("start_deadline", &mut s.start_deadline, seconds(5), hour),
+        ("inventory_deadline", &mut s.inventory_deadline, ms(2500), seconds(60)),
+        ("restart_backoff", &mut s.restart_backoff, seconds(1), hour),
+        ("agents_down_after", &mut s.agents_down_after, seconds(1), day),
+        ("fence_deadline", &mut s.fence_deadline, seconds(1), hour),
+    ];
+    for (name, value, floor, ceiling) in keys {
+        *value = r.duration(&format!("timing.{name}"), *value, floor..=ceiling);
+    }
+    ordered(r, ("suspect_after", s.suspect_after), ("fence_grace", s.fence_grace));
+    ordered(r, ("fence_grace", s.fence_grace), ("fence_grace_long", s.fence_grace_long));
+    ordered(r, ("probe_deadline", s.probe_deadline), ("probe_every", s.probe_every));
+    ordered(r, ("fence_retry_first", s.fence_retry_first), ("fence_retry_max", s.fence_retry_max));
+}
+
+fn ordered(r: &mut Reader, less: (&str, Duration), more: (&str, Duration)) {
+    if less.1 > more.1 {
+        let message =
+            format!("must not be longer than timing.{} ({})", more.0, medevac_settings::show_duration(more.1));
+        r.problem(&format!("timing.{}", less.0), &medevac_settings::show_duration(less.1), &message);
+    }
+}
+
+/// What is looked after, and by what it is told.
+fn scope(r: &mut Reader, s: &mut Settings) {
+    r.choice("cloud", "libvirt", &["libvirt"]);
+    s.protect_all = r.choice("protect", "all", &["all", "marked"]) == "all";
+    let own = r.string("host_running_me", Some(""));
+    if !own.is_empty() && !valid_name(&own) {
+        r.problem("host_running_me", &own, "must be the name of a host, as in its certificate");
+    }
+    s.own_host = Some(own).filter(|name| !name.is_empty()).map(HostId);
+    for plane in r.strings("planes") {
+        if !valid_name(&plane) || plane == crate::grpc::convert::REFERENCE_PLANE {
+            r.problem("planes", &plane, "must be names of letters, digits, dots and dashes, and not \"reference\"");
+        }
+        s.planes.insert(PlaneId(plane));
+    }
+    for address in r.strings("reference") {
+        if address.parse::<IpAddr>().is_err() {
+            r.problem("reference", &address, "must be addresses, such as 10.0.0.1");
+        }
+        s.references.push(address);
+    }
+    s.starts_per_target = usize::try_from(r.u64("recovery.starts_per_target", 4, 1..=64)).unwrap_or(4);
+    s.memory_reserve_kib = r.u64("recovery.memory_reserve_mib", 512, 0..=1_048_576) * 1024;
+    s.restarts_max = u32::try_from(r.u64("recovery.restarts_max", u64::from(s.restarts_max), 0..=100)).unwrap_or(3);
+}
+
+fn segments(r: &mut Reader, s: &mut Settings) {
+    let modes = ["observe", "approve", "act"];
+    for name in r.tables("segments") {
+        if !valid_name(&name) {
+            r.problem(&format!("segments.{name}"), "", "the name must be of letters, digits, dots and dashes");
+        }
+        let key = format!("segments.{name}.mode");
+        let mode = Mode::parse(&r.choice(&key, "observe", &modes)).unwrap_or_default();
+        s.initial_mode.insert(SegmentId(name.clone()), mode);
+        if name == DEFAULT_SEGMENT {
+            s.default_mode = mode;
+            s.on_hung = match r.choice("segments.default.on_hung", "approve", &["approve", "fence", "alert"]).as_str() {
+                "fence" => OnHung::Fence,
+                "alert" => OnHung::Alert,
+                _ => OnHung::Approve,
+            };
+        }
+    }
+}
+
+/// Options that this file must not set: what they say is said elsewhere.
+const RESERVED: [(&str, &str); 5] = [
+    ("action", "the action is always named by medevac"),
+    ("option", "the action is always named by medevac"),
+    ("password", "use password_file: a password does not belong into this file"),
+    ("passwd", "use password_file: a password does not belong into this file"),
+    ("delay", "a delay would come on top of every order; leave it out"),
+];
+
+fn fences(r: &mut Reader, s: &mut Settings, warnings: &mut Vec<String>) -> BTreeMap<HostId, Vec<Device>> {
+    let mut fences: BTreeMap<HostId, Vec<Device>> = BTreeMap::new();
+    let mut pinned: BTreeMap<HostId, bool> = BTreeMap::new();
+    for i in 0..r.array_len("fence") {
+        let host = r.string(&format!("fence[{i}].host"), None);
+        if !host.is_empty() && !valid_name(&host) {
+            r.problem(&format!("fence[{i}].host"), &host, "must be the name of a host, as in its certificate");
+        }
+        let host = HostId(host);
+        let pin = r.bool(&format!("fence[{i}].pinned"), false);
+        let device = device(r, i, warnings);
+        only_one_host(r, i, &host, &device, &fences);
+        // Each level must be vouched for: one wrong wire shoots a neighbour.
+        pinned.entry(host.clone()).and_modify(|all| *all &= pin).or_insert(pin);
+        fences.entry(host).or_default().push(device);
+    }
+    for (host, levels) in &fences {
+        let name = levels.iter().map(Device::label).collect::<Vec<_>>().join(", then ");
+        let pinned = pinned.get(host).copied().unwrap_or_default();
+        s.devices.insert(host.clone(), medevac_triage::Device { name, pinned });
+    }
+    let needed = pass(fences.values());
+    if r.given("timing.fence_deadline") && s.fence_deadline < needed {
+        let message = format!(
+            "must be at least {}: an off order and a status for each fence level of a host",
+            medevac_settings::show_duration(needed)
+        );
+        r.problem("timing.fence_deadline", &medevac_settings::show_duration(s.fence_deadline), &message);
+    }
+    s.fence_deadline = s.fence_deadline.max(needed);
+    fences
+}
+
+/// How long a pass through all levels of a host can take: off and status each.
+fn pass<'a>(fences: impl Iterator<Item = &'a Vec<Device>>) -> Duration {
+    let host = |levels: &Vec<Device>| levels.iter().map(|device| device.deadline * 2).sum::<Duration>() + PASS_MARGIN;
+    fences.map(host).max().unwrap_or_default()
+}
+
+fn device(r: &mut Reader, i: usize, warnings: &mut Vec<String>) -> Device {
+    let key = |name: &str| format!("fence[{i}].{name}");
+    let agent = r.string(&key("agent"), None);
+    if agent.contains('/') && !agent.starts_with('/') {
+        r.problem(&key("agent"), &agent, "must be a name below /usr/sbin, or an absolute path");
+    }
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(300);
+    let deadline = r.duration(&key("deadline"), Duration::from_secs(30), bounds);
+    let password_file = r.path_opt(&key("password_file"));
+    let options = r.string_map(&key("options"));
+    for (name, value) in &options {
+        if let Some((_, why)) = RESERVED.iter().find(|(reserved, _)| reserved == name) {
+            r.problem(&format!("fence[{i}].options.{name}"), "", why);
+        }
+        if name.contains(['=', '\n']) || value.contains('\n') {
+            r.problem(&format!("fence[{i}].options.{name}"), "", "must be one line, its name without `=`");
+        }
+    }
+    let path = Path::new(AGENTS).join(&agent);
+    if !agent.is_empty() && !path.is_file() {
+        warnings.push(format!(
+            "fence[{i}].agent: {} is not there: install fence-agents, or correct the name",
+            path.display()
+        ));
+    }
+    if let Some(Err(why)) = password_file.as_deref().map(password) {
+        warnings.push(format!("fence[{i}].password_file: {why}"));
+    }
+    Device { agent, options, password_file, deadline }
+}
+
+/// Two hosts on one plug: fencing one would shoot the other.
+fn only_one_host(r: &mut Reader, i: usize, host: &HostId, device: &Device, fences: &BTreeMap<HostId, Vec<Device>>) {
+    let place = device.place();
+    for (other, levels) in fences {
+        let same = levels.iter().any(|level| level.agent == device.agent && level.place() == place);
+        if same && other == host {
+            r.problem(&format!("fence[{i}]"), &device.label(), "is there twice for this host");
+        } else if same {
+            let message =
+                format!("is the device and plug of {other}, too: an off order for {host} would shoot {other}");
+            r.problem(&format!("fence[{i}]"), &device.label(), &message);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,94 @@
+//! The packaged file, and files with faults.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+const PACKAGED: &str = include_str!("../../packaging/aggregator.toml");
+
+fn faults(text: &str) -> String {
+    Config::parse(text).unwrap_err().to_string()
+}
+
+/// Commented defaults stand as `#key = value`, examples as `#     key = value`.
+fn uncommented(prefix: &str) -> String {
+    let take = |line: &str| match line.strip_prefix(prefix) {
+        Some(rest) if !rest.starts_with([' ', '#']) && !rest.is_empty() => rest.to_owned() + "\n",
+        _ => String::new(),
+    };
+    PACKAGED.lines().map(take).collect()
+}
+
+#[test]
+fn the_packaged_file_says_the_defaults_and_names_every_key() {
+    let bare = Config::parse("").unwrap();
+    assert_eq!(Config::parse(PACKAGED).unwrap(), Config { ..bare.clone() });
+    let shown = Config::parse(&uncommented("#")).unwrap();
+    let initial_mode = shown.settings.initial_mode.clone();
+    assert_eq!(initial_mode, [(SegmentId::from("default"), Mode::Observe)].into());
+    let same = Settings { initial_mode: BTreeMap::new(), ..shown.settings.clone() };
+    assert_eq!(Config { settings: same, ..shown }, bare);
+    for name in ["suspect_after", "fence_deadline", "starts_per_target", "on_hung", "banner_ports", "machine_identity"]
+    {
+        assert!(uncommented("#").contains(name), "{name} is not in the packaged file");
+    }
+}
+
+#[test]
+fn the_example_of_the_packaged_file_is_valid() {
+    let config = Config::parse(&uncommented("#     ")).unwrap();
+    assert_eq!(config.fences.len(), 1);
+    assert!(config.settings.devices.values().next().unwrap().pinned);
+}
+
+#[test]
+fn all_faults_are_told_at_once_with_key_value_and_range() {
+    let told = faults(
+        "listen = 'x'\nplaens = []\n[timing]\nsettle = '1ms'\nfence_grace = '30s'\n[segments.default]\nmode = 'shoot'\n",
+    );
+    for part in ["listen", "plaens", "planes", "settle", "1ms", "2s", "fence_grace", "shoot", "observe"] {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
+}
+
+#[test]
+fn plaintext_is_for_loopback_alone() {
+    assert!(faults("insecure_plaintext = true").contains("loopback"));
+    let config = Config::parse("listen = '127.0.0.1:15869'\ninsecure_plaintext = true").unwrap();
+    assert_eq!(config.tls, None);
+}
+
+const FENCE: &str =
+    "[[fence]]\nhost = 'hv1'\nagent = 'fence_ipmilan'\n[fence.options]\nip = '10.0.9.1'\nipport = 623\n";
+
+#[test]
+fn levels_of_a_host_keep_their_order_and_set_the_pass() {
+    let second = FENCE.replace("10.0.9.1", "10.0.9.2").replace("agent =", "deadline = '10s'\nagent =");
+    let config = Config::parse(&format!("{FENCE}{second}")).unwrap();
+    let levels = &config.fences[&HostId::from("hv1")];
+    assert_eq!(levels[1].label(), "fence_ipmilan 10.0.9.2:623");
+    assert_eq!(config.settings.fence_deadline, Duration::from_secs(85));
+    assert_eq!(config.longest_fence(), Duration::from_secs(85));
+    assert!(faults(&format!("[timing]\nfence_deadline = '20s'\n{FENCE}")).contains("65s"));
+}
+
+#[test]
+fn two_hosts_on_one_plug_are_refused() {
+    let other = FENCE.replace("hv1", "hv2").replace("ip =", "ipaddr =");
+    let told = faults(&format!("{FENCE}{other}"));
+    assert!(told.contains("would shoot hv1"), "{told}");
+    assert!(faults(&format!("{FENCE}{FENCE}")).contains("twice"));
+}
+
+#[test]
+fn action_and_password_do_not_belong_into_the_options() {
+    let told = faults(&format!("{FENCE}action = 'reboot'\npasswd = 'hunter2'\n"));
+    assert!(told.contains("always named") && told.contains("password_file"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
+#[test]
+fn a_missing_agent_is_a_warning_for_the_other_hosts_need_us() {
+    let config = Config::parse(&FENCE.replace("fence_ipmilan", "fence_nowhere")).unwrap();
+    assert!(config.warnings[0].contains("fence_nowhere"), "{:?}", config.warnings);
+}

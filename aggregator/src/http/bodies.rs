@@ -1,0 +1,125 @@
+//! From triage's views to the bodies of the API.
+
+use medevac_proto::rest;
+use medevac_triage::{HostView, IncidentView, InstanceView, Now, Triage, Wall, millis};
+use serde::Serialize;
+
+/// Unprotected instances in a status; the list of instances has them all.
+const UNPROTECTED_MAX: usize = 1000;
+
+pub(super) fn status(triage: &Triage, now: Now, site: String, epoch: u64) -> rest::Status {
+    let view = triage.site_view(now);
+    let segment = |segment: medevac_triage::SegmentView| rest::Segment {
+        name: segment.id.0,
+        mode: segment.mode.name().into(),
+        hosts: segment.hosts,
+        heard: segment.heard,
+    };
+    let unprotected = triage.instance_views(now).into_iter().filter(|instance| !instance.reason.is_empty());
+    let open = triage.incident_views();
+    rest::Status {
+        site,
+        epoch,
+        role: view.role,
+        uptime_ms: millis(view.uptime),
+        paused: view.paused,
+        segments: view.segments.into_iter().map(segment).collect(),
+        hosts_total: view.hosts_total,
+        hosts_heard: view.hosts_heard,
+        instances_total: view.instances_total,
+        instances_protected: view.instances_protected,
+        hosts_without_proof: view.hosts_without_proof.into_iter().map(|(host, why)| (host.0, why)).collect(),
+        unprotected: unprotected.take(UNPROTECTED_MAX).map(uncovered).collect(),
+        open_incidents: open.iter().filter(|incident| !incident.record.phase.closed()).map(head).collect(),
+        alerts: view.alerts.into_iter().map(|(code, text)| rest::Alert { code: code.into(), text }).collect(),
+    }
+}
+
+fn uncovered(instance: InstanceView) -> rest::Unprotected {
+    rest::Unprotected {
+        instance: instance.id.0,
+        name: instance.name,
+        host: instance.last_host.0,
+        reason: instance.reason,
+    }
+}
+
+pub(super) fn host(host: HostView) -> rest::Host {
+    rest::Host {
+        name: host.id.0,
+        segment: host.segment.0,
+        state: host.state.into(),
+        why: host.why,
+        boot_id: host.boot,
+        silent_ms: millis(host.silent),
+        instances: host.instances,
+        memory_available_kib: host.memory_available_kib,
+        planes: host.planes.into_iter().map(|(plane, address)| (plane.0, address)).collect(),
+        proof: host.proof,
+        incident: host.incident.map(|id| id.to_string()),
+        warnings: host.warnings,
+    }
+}
+
+pub(super) fn instance(instance: InstanceView) -> rest::Instance {
+    rest::Instance {
+        uuid: instance.id.0,
+        name: instance.name,
+        state: instance.state,
+        protected: instance.protected,
+        reason: instance.reason,
+        homes: instance.homes.into_iter().map(|host| host.0).collect(),
+        memory_kib: instance.memory_kib,
+        recoverable_elsewhere: instance.recoverable_elsewhere,
+    }
+}
+
+pub(super) fn head(view: &IncidentView) -> rest::IncidentHead {
+    let record = &view.record;
+    let host = record.host.as_ref().map(|host| host.0.clone());
+    let instance = record.instance.as_ref().map(|id| view.names.get(id).cloned().unwrap_or_else(|| id.0.clone()));
+    rest::IncidentHead {
+        id: record.id.to_string(),
+        kind: tag(&record.kind, None),
+        subject: instance.or(host).unwrap_or_else(|| record.segment.0.clone()),
+        state: tag(&record.phase, Some("is")),
+        opened_wall_ms: record.opened.0,
+        closed_wall_ms: record.closed.map(|Wall(ms)| ms),
+        lost: view.lost.clone(),
+        doing: view.doing.clone(),
+        todo: view.todo.clone(),
+    }
+}
+
+pub(super) fn incident(view: IncidentView) -> rest::Incident {
+    let head = head(&view);
+    let names = view.names;
+    let entry = |entry: medevac_triage::Entry| rest::Entry {
+        wall_ms: entry.wall.0,
+        since_ms: entry.since_ms,
+        code: entry.code,
+        text: entry.text,
+    };
+    let outcome = |(id, outcome): (medevac_triage::InstanceId, medevac_triage::OutcomeRecord)| rest::InstanceOutcome {
+        name: names.get(&id).cloned().unwrap_or_default(),
+        uuid: id.0,
+        outcome: tag(&outcome.state, None),
+        host: outcome.host.map(|host| host.0).unwrap_or_default(),
+        text: outcome.text,
+    };
+    rest::Incident {
+        head,
+        timeline: view.record.timeline.into_iter().map(entry).collect(),
+        instances: view.record.outcomes.into_iter().map(outcome).collect(),
+    }
+}
+
+/// The name under which a value is kept is the one under which it is shown.
+fn tag(value: &impl Serialize, field: Option<&str>) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    let named = match field {
+        Some(field) => value.get(field),
+        None => Some(&value),
+    };
+    named.and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+}

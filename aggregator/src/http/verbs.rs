@@ -1,0 +1,154 @@
+//! `POST /api/v1/verbs`: an operator's word, with its reason.
+
+use super::{ANSWER_WITHIN, Api, Caller, Extension, IntoResponse, Json, Refused, State, StatusCode, stuck};
+use crate::engine::Input;
+use axum::body::Bytes;
+use medevac_proto::rest::{Verb, VerbAnswer, VerbRequest};
+use medevac_triage::{BootId, HostId, IncidentId, InstanceId, Mode, Observation, SegmentId, Word};
+
+/// A reason is a sentence, not a document.
+const REASON_MAX: usize = 1000;
+/// The longest name in a verb.
+const NAME_MAX: usize = 255;
+
+/// Takes the word into the loop; answers once it is committed.
+pub(super) async fn post(
+    State(api): State<Api>,
+    Extension(Caller(by)): Extension<Caller>,
+    body: Bytes,
+) -> Result<impl IntoResponse, Refused> {
+    let (word, reason) = read(&body)?;
+    if let Some(why) = api.desk.deposed() {
+        return Ok((StatusCode::CONFLICT, Json(refused("not-deciding", why))));
+    }
+    let busy = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many verbs are under way: try again");
+    let (token, reply) = api.desk.wait().ok_or_else(busy)?;
+    let spoken = Observation::OperatorSpoke { token, by, reason, word };
+    let answered = tokio::time::timeout(ANSWER_WITHIN, async {
+        api.inbox.send(Input::Seen(spoken)).await.ok()?;
+        reply.await.ok()
+    });
+    let answer = answered.await.ok().flatten();
+    api.desk.forget(token);
+    Ok(match answer.ok_or_else(stuck)? {
+        Ok(text) => (StatusCode::OK, Json(VerbAnswer { done: true, refused: String::new(), text })),
+        Err(refusal) => (StatusCode::CONFLICT, Json(refused(refusal.name, refusal.text))),
+    })
+}
+
+fn refused(name: &str, text: String) -> VerbAnswer {
+    VerbAnswer { done: false, refused: name.into(), text }
+}
+
+fn bad(code: &str, message: impl Into<String>) -> Refused {
+    Refused::new(StatusCode::BAD_REQUEST, code, message)
+}
+
+/// Reads a request strictly: a misspelt field must not change what is done.
+fn read(body: &[u8]) -> Result<(Word, String), Refused> {
+    let given: serde_json::Value =
+        serde_json::from_slice(body).map_err(|error| bad("bad-json", format!("the body is no JSON: {error}")))?;
+    let request: VerbRequest = serde_json::from_value(given.clone())
+        .map_err(|error| bad("bad-verb", format!("{error}; see /api/v1/openapi.json")))?;
+    let known = serde_json::to_value(&request).map_err(|error| bad("bad-verb", error.to_string()))?;
+    let unknown: Vec<_> = fields(&given).filter(|field| known.get(field).is_none()).collect();
+    if !unknown.is_empty() {
+        return Err(bad(
+            "unknown-field",
+            format!("this verb has no field {}: correct or remove it", unknown.join(", ")),
+        ));
+    }
+    let reason = request.reason.trim().to_owned();
+    if reason.is_empty() || reason.len() > REASON_MAX || reason.chars().any(char::is_control) {
+        let message = format!("`reason` must be a sentence of 1 to {REASON_MAX} bytes: it is kept with what you do");
+        return Err(bad("bad-reason", message));
+    }
+    let too_long = fields(&given)
+        .find(|field| given[field].as_str().is_some_and(|text| text.len() > NAME_MAX) && field != "reason");
+    if let Some(field) = too_long {
+        return Err(bad("too-long", format!("`{field}` is longer than {NAME_MAX} bytes")));
+    }
+    Ok((word(request.verb)?, reason))
+}
+
+fn fields(value: &serde_json::Value) -> impl Iterator<Item = String> + '_ {
+    value.as_object().into_iter().flat_map(|object| object.keys().cloned())
+}
+
+fn word(verb: Verb) -> Result<Word, Refused> {
+    Ok(match verb {
+        Verb::Mode { segment, mode } => {
+            let message = format!("{mode:?} is no mode: observe, approve or act");
+            let mode = Mode::parse(&mode).ok_or_else(|| bad("bad-mode", message))?;
+            Word::SetMode { segment: SegmentId(segment), mode }
+        }
+        Verb::Pause => Word::Pause,
+        Verb::Resume => Word::Resume,
+        Verb::Maintenance { host, on, until_back } => Word::Maintenance { host: HostId(host), on, until_back },
+        Verb::Approve { incident } => Word::Approve { incident: incident_id(&incident)? },
+        Verb::Cancel { incident } => Word::Cancel { incident: incident_id(&incident)? },
+        Verb::Retry { incident } => Word::Retry { incident: incident_id(&incident)? },
+        Verb::ConfirmFenced { host, boot } => Word::ConfirmFenced { host: HostId(host), boot: boot.map(BootId) },
+        Verb::Fence { host } => Word::Fence { host: HostId(host) },
+        Verb::Release { host } => Word::Release { host: HostId(host) },
+        Verb::PowerOn { host } => Word::PowerOn { host: HostId(host) },
+        Verb::PinDevice { host } => Word::PinDevice { host: HostId(host) },
+        Verb::Protect { instance } => Word::Protect { instance: instance_id(&instance)? },
+        Verb::Unprotect { instance } => Word::Unprotect { instance: instance_id(&instance)? },
+        Verb::Recover { instance } => Word::Recover { instance: instance_id(&instance)? },
+    })
+}
+
+fn incident_id(text: &str) -> Result<IncidentId, Refused> {
+    super::parse(text)
+}
+
+fn instance_id(text: &str) -> Result<InstanceId, Refused> {
+    let message = || format!("{text:?} is no instance: give its UUID, see `medevacctl instances`");
+    let uuid = uuid::Uuid::try_parse(text).map_err(|_| bad("bad-instance", message()))?;
+    Ok(InstanceId(uuid.hyphenated().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn no(body: &str) -> String {
+        let refused = read(body.as_bytes()).unwrap_err();
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+        format!("{}: {}", refused.body.code, refused.body.message)
+    }
+
+    #[test]
+    fn a_verb_is_read_with_its_reason() {
+        let (word, reason) = read(br#"{"verb":"maintenance","host":"hv1","on":true,"reason":" new disk "}"#).unwrap();
+        assert_eq!(word, Word::Maintenance { host: "hv1".into(), on: true, until_back: false });
+        assert_eq!(reason, "new disk");
+        assert_eq!(read(br#"{"verb":"pause","reason":"x"}"#).unwrap().0, Word::Pause);
+        let (word, _) = read(br#"{"verb":"approve","incident":"inc-7","reason":"x"}"#).unwrap();
+        assert_eq!(word, Word::Approve { incident: IncidentId(7) });
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_by_name() {
+        assert!(
+            no(r#"{"verb":"maintenance","host":"hv1","on":true,"untilback":true,"reason":"x"}"#).contains("untilback")
+        );
+        assert!(no(r#"{"verb":"pause","host":"hv1","reason":"x"}"#).contains("host"));
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        assert!(no("{").starts_with("bad-json"));
+        assert!(no(r#"{"verb":"destroy","reason":"x"}"#).contains("destroy"));
+        assert!(no(r#"{"verb":"fence","host":"hv1"}"#).contains("reason"));
+        assert!(no(r#"{"verb":"fence","host":"hv1","reason":"  "}"#).starts_with("bad-reason"));
+        assert!(
+            no(r#"{"verb":"mode","segment":"default","mode":"on","reason":"x"}"#).contains("observe, approve or act")
+        );
+        assert!(no(r#"{"verb":"recover","instance":"web","reason":"x"}"#).contains("UUID"));
+        assert!(no(r#"{"verb":"cancel","incident":"seven","reason":"x"}"#).starts_with("bad-incident"));
+    }
+}

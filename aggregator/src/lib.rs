@@ -1,0 +1,22 @@
+//! The aggregator: one loop around [`medevac_triage`], and its adapters.
+//!
+//! Adapters know triage's nouns and the traits of [`ports`], never each other;
+//! [`engine`] knows the traits; only [`app`] knows everybody.
+
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod cloud;
+pub mod config;
+pub mod crash;
+pub mod engine;
+pub mod fence;
+pub mod grpc;
+pub mod http;
+pub mod init;
+pub mod lease;
+pub mod listen;
+pub mod look;
+pub mod peer;
+pub mod ports;
+pub mod store;

@@ -1,0 +1,4 @@
+//! Durable state. SQLite in the state directory; a shared store comes later
+//! behind the same trait.
+
+pub mod sqlite;

@@ -1,0 +1,201 @@
+//! What can be typed.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Where the aggregator on this machine listens.
+pub const SOCKET: &str = "/run/medevac/aggregator.sock";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused: the message says by what rule and what to do
+  2  not understood: see --help
+  3  the aggregator cannot be reached, or does not answer";
+
+/// Shows what medevac sees and does, and tells it what to do.
+#[derive(Debug, Parser)]
+#[command(name = "medevacctl", version, after_help = EXIT_CODES)]
+pub struct Args {
+    #[command(flatten)]
+    pub reach: Reach,
+    /// Print the API's own JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// How to reach the aggregator.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Reach {
+    /// The unix socket of an aggregator on this machine (root only)
+    #[arg(long, global = true, default_value = SOCKET, conflicts_with = "address")]
+    pub socket: PathBuf,
+    /// HOST:PORT of an aggregator elsewhere; needs --ca, --cert and --key
+    #[arg(long, global = true)]
+    pub address: Option<String>,
+    /// The authority's certificate: ca.pem
+    #[arg(long, global = true)]
+    pub ca: Option<PathBuf>,
+    /// Your certificate: operator.pem
+    #[arg(long, global = true)]
+    pub cert: Option<PathBuf>,
+    /// Your key: operator.key
+    #[arg(long, global = true)]
+    pub key: Option<PathBuf>,
+}
+
+/// Why: kept with what is done.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Why {
+    /// Why you do this; it is kept, and shown to whoever asks later
+    #[arg(long)]
+    pub reason: Option<String>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// What medevac may do in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Decides, shows, alerts; touches nothing
+    Observe,
+    /// Every plan waits for `approve`
+    Approve,
+    /// Acts
+    Act,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Observe => "observe",
+            Mode::Approve => "approve",
+            Mode::Act => "act",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// What is covered, what is not, what is going on
+    Status,
+    /// All hosts, each with what could prove its death
+    Hosts,
+    /// All instances and where they may be running
+    Instances {
+        /// Only those that are not protected, or cannot be recovered elsewhere, with the reason
+        #[arg(long)]
+        unprotected: bool,
+    },
+    /// Open incidents
+    Incidents {
+        /// Closed ones, too
+        #[arg(long)]
+        all: bool,
+    },
+    /// One incident, with its timeline
+    Incident { id: String },
+    /// What was seen, by whom, what was decided, what was refused and why
+    Explain { id: String },
+    /// Choose what medevac may do in a segment
+    Mode {
+        segment: String,
+        mode: Mode,
+        /// Do not ask before `act`
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Order nothing anywhere until `resume`
+    Pause(Why),
+    /// End a pause
+    Resume(Why),
+    /// Take a host out of care, or back into it
+    Maintenance {
+        host: String,
+        switch: Switch,
+        /// Ends by itself when the host has been away and is back
+        #[arg(long)]
+        until_back: bool,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Let an incident's plan go ahead
+    Approve(Incident),
+    /// End an incident without acting on it any further
+    Cancel(Incident),
+    /// Try again what failed or waits
+    Retry(Incident),
+    /// Your word that a host is off: proof of its death. Be sure
+    ConfirmFenced {
+        host: String,
+        /// The boot that you mean, if not its last one
+        #[arg(long)]
+        boot: Option<String>,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Switch a host off now, whatever its state, and recover its instances
+    Fence(Host),
+    /// Let a fenced host take part again
+    Release(Host),
+    /// Switch a host on by its fence device
+    PowerOn(Host),
+    /// Your word that the fence device switches this host and no other
+    PinDevice(Host),
+    /// Protect an instance
+    Protect(Instance),
+    /// No longer protect an instance
+    Unprotect(Instance),
+    /// Your word that an instance runs nowhere: it may be started. Be sure
+    Recover(Instance),
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Incident {
+    /// Such as inc-7
+    pub incident: String,
+    #[command(flatten)]
+    pub why: Why,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Host {
+    pub host: String,
+    #[command(flatten)]
+    pub why: Why,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Instance {
+    /// Its UUID
+    pub instance: String,
+    #[command(flatten)]
+    pub why: Why,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_exit_codes_are_in_the_help() {
+        assert!(Args::command().render_help().to_string().contains("cannot be reached"));
+    }
+}

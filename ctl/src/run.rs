@@ -1,0 +1,206 @@
+//! From what was typed to what is asked and printed.
+
+use crate::cli::{Args, Mode, Reach, Switch, Verb, Why};
+use crate::client::{Client, Stop};
+use crate::show;
+use medevac_proto::rest::{self, VerbAnswer, VerbRequest};
+use serde::de::DeserializeOwned;
+use std::io::{BufRead, IsTerminal, Write};
+
+/// Does what was typed.
+///
+/// # Errors
+/// Why it was not done.
+pub async fn run(args: Args) -> Result<(), Stop> {
+    let client = |reach: &Reach| Client::new(reach);
+    let session = Session { client: client(&args.reach)?, json: args.json };
+    match args.verb {
+        Verb::Status => session.read("/api/v1/status", show::status).await,
+        Verb::Hosts => session.read("/api/v1/hosts", |hosts: Vec<rest::Host>| show::hosts(&hosts)).await,
+        Verb::Instances { unprotected } => {
+            session
+                .list(
+                    "/api/v1/instances",
+                    |one: &rest::Instance| !unprotected || !one.reason.is_empty(),
+                    show::instances,
+                )
+                .await
+        }
+        Verb::Incidents { all } => {
+            session
+                .list(
+                    "/api/v1/incidents",
+                    |one: &rest::IncidentHead| all || one.closed_wall_ms.is_none(),
+                    show::incidents,
+                )
+                .await
+        }
+        Verb::Incident { id } => session.read(&incident_path(&id, "")?, show::incident).await,
+        Verb::Explain { id } => session.read(&incident_path(&id, "/explain")?, show::explanation).await,
+        verb => session.speak(verb).await,
+    }
+}
+
+/// A name that stays one part of the path.
+fn incident_path(id: &str, rest: &str) -> Result<String, Stop> {
+    if id.is_empty() || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        return Err(Stop::Usage(format!("{id:?} is no incident: see `medevacctl incidents --all`")));
+    }
+    Ok(format!("/api/v1/incidents/{id}{rest}"))
+}
+
+struct Session {
+    client: Client,
+    json: bool,
+}
+
+impl Session {
+    async fn read<T: DeserializeOwned>(&self, path: &str, shown: impl FnOnce(T) -> String) -> Result<(), Stop> {
+        let text = self.client.get(path).await?;
+        if self.json { out(&text) } else { out(&shown(parse(&text)?)) }
+    }
+
+    /// A list of which only some are wanted; JSON keeps the API's own objects.
+    async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        wanted: impl Fn(&T) -> bool,
+        shown: impl FnOnce(&[T]) -> String,
+    ) -> Result<(), Stop> {
+        let text = self.client.get(path).await?;
+        let raw: Vec<serde_json::Value> = parse(&text)?;
+        let typed: Vec<T> = parse(&text)?;
+        let kept = raw.into_iter().zip(typed).filter(|(_, one)| wanted(one));
+        let (raw, typed): (Vec<_>, Vec<_>) = kept.unzip();
+        if self.json { out(&serde_json::Value::Array(raw).to_string()) } else { out(&shown(&typed)) }
+    }
+
+    async fn speak(&self, verb: Verb) -> Result<(), Stop> {
+        if let Verb::Mode { segment, mode: Mode::Act, yes, .. } = &verb {
+            self.agree(segment, *yes).await?;
+        }
+        let (verb, why) = request(verb)?;
+        let answer = self.client.speak(&VerbRequest { verb, reason: reason(why)? }).await?;
+        let told: VerbAnswer = parse(&answer.text)?;
+        if self.json {
+            out(&answer.text)?;
+        }
+        match (told.done, self.json) {
+            (true, true) => Ok(()),
+            (true, false) => out(&told.text),
+            // The body is on stdout already.
+            (false, true) => Err(Stop::Refused(String::new())),
+            (false, false) => Err(Stop::Refused(format!("refused ({}): {}", told.refused, told.text))),
+        }
+    }
+
+    /// Before `act`: what it will then be allowed to do, and where it cannot.
+    async fn agree(&self, segment: &str, yes: bool) -> Result<(), Stop> {
+        let status: rest::Status = parse(&self.client.get("/api/v1/status").await?)?;
+        eprintln!("{}", show::before_act(segment, &status));
+        if yes {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() {
+            return Err(Stop::Usage("nobody can be asked here: repeat with --yes if you agree".into()));
+        }
+        eprint!("Type yes to go on: ");
+        let _ = std::io::stderr().flush();
+        let mut answer = String::new();
+        let _ = std::io::stdin().lock().read_line(&mut answer);
+        if answer.trim() == "yes" { Ok(()) } else { Err(Stop::Usage("not agreed; nothing was changed".into())) }
+    }
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Stop> {
+    let message = |error| {
+        format!("the answer is not understood ({error}): use the medevacctl of the aggregator's version, or --json")
+    };
+    serde_json::from_str(text).map_err(|error| Stop::Refused(message(error)))
+}
+
+/// Prints; a reader that has gone (`| head`) is no error.
+fn out(text: &str) -> Result<(), Stop> {
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    Ok(())
+}
+
+fn reason(why: Why) -> Result<String, Stop> {
+    let given = why.reason.filter(|reason| !reason.trim().is_empty());
+    let message = "this needs --reason '...': it is kept with what you do, and shown by `explain` to whoever asks why";
+    given.ok_or_else(|| Stop::Usage(message.into()))
+}
+
+fn request(verb: Verb) -> Result<(rest::Verb, Why), Stop> {
+    Ok(match verb {
+        Verb::Mode { segment, mode, why, .. } => (rest::Verb::Mode { segment, mode: mode.name().into() }, why),
+        Verb::Pause(why) => (rest::Verb::Pause, why),
+        Verb::Resume(why) => (rest::Verb::Resume, why),
+        Verb::Maintenance { host, switch, until_back, why } => {
+            (rest::Verb::Maintenance { host, on: switch == Switch::On, until_back }, why)
+        }
+        Verb::Approve(of) => (rest::Verb::Approve { incident: of.incident }, of.why),
+        Verb::Cancel(of) => (rest::Verb::Cancel { incident: of.incident }, of.why),
+        Verb::Retry(of) => (rest::Verb::Retry { incident: of.incident }, of.why),
+        Verb::ConfirmFenced { host, boot, why } => (rest::Verb::ConfirmFenced { host, boot }, why),
+        Verb::Fence(of) => (rest::Verb::Fence { host: of.host }, of.why),
+        Verb::Release(of) => (rest::Verb::Release { host: of.host }, of.why),
+        Verb::PowerOn(of) => (rest::Verb::PowerOn { host: of.host }, of.why),
+        Verb::PinDevice(of) => (rest::Verb::PinDevice { host: of.host }, of.why),
+        Verb::Protect(of) => (rest::Verb::Protect { instance: of.instance }, of.why),
+        Verb::Unprotect(of) => (rest::Verb::Unprotect { instance: of.instance }, of.why),
+        Verb::Recover(of) => (rest::Verb::Recover { instance: of.instance }, of.why),
+        Verb::Status | Verb::Hosts | Verb::Instances { .. } | Verb::Incidents { .. } => return Err(no_verb()),
+        Verb::Incident { .. } | Verb::Explain { .. } => return Err(no_verb()),
+    })
+}
+
+fn no_verb() -> Stop {
+    Stop::Usage("this only shows; it changes nothing".into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use clap::Parser;
+
+    fn typed(words: &str) -> (rest::Verb, Why) {
+        let words = words.split(' ');
+        request(Args::try_parse_from(std::iter::once("medevacctl").chain(words)).unwrap().verb).unwrap()
+    }
+
+    #[test]
+    fn every_verb_needs_a_reason_and_is_told_why() {
+        let (_, why) = typed("fence hv1");
+        assert!(matches!(reason(why), Err(Stop::Usage(text)) if text.contains("kept")));
+        let (_, why) = typed("fence hv1 --reason smoke");
+        assert_eq!(reason(why).unwrap(), "smoke");
+    }
+
+    #[test]
+    fn what_is_typed_is_what_the_api_reads() {
+        let cases = [
+            ("mode default act --yes", r#"{"verb":"mode","segment":"default","mode":"act"}"#),
+            ("pause", r#"{"verb":"pause"}"#),
+            ("maintenance hv1 on --until-back", r#"{"verb":"maintenance","host":"hv1","on":true,"until_back":true}"#),
+            ("maintenance hv1 off", r#"{"verb":"maintenance","host":"hv1","on":false,"until_back":false}"#),
+            ("confirm-fenced hv1 --boot b", r#"{"verb":"confirm-fenced","host":"hv1","boot":"b"}"#),
+            ("power-on hv1", r#"{"verb":"power-on","host":"hv1"}"#),
+            ("pin-device hv1", r#"{"verb":"pin-device","host":"hv1"}"#),
+            ("retry inc-7", r#"{"verb":"retry","incident":"inc-7"}"#),
+            ("unprotect u", r#"{"verb":"unprotect","instance":"u"}"#),
+        ];
+        for (words, body) in cases {
+            assert_eq!(serde_json::to_string(&typed(words).0).unwrap(), body);
+        }
+    }
+
+    #[test]
+    fn an_incident_stays_one_part_of_the_path() {
+        assert_eq!(incident_path("inc-7", "/explain").unwrap(), "/api/v1/incidents/inc-7/explain");
+        assert!(incident_path("../status", "").is_err());
+        assert!(incident_path("", "").is_err());
+    }
+}

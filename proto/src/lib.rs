@@ -1,0 +1,17 @@
+//! Everything that crosses a wire: the session between agent and aggregator
+//! (gRPC, [`session`]) and the bodies of the native API ([`rest`]).
+
+pub mod rest;
+
+/// The agent session, generated from `proto/medevac/v1/session.proto`.
+#[allow(missing_debug_implementations, clippy::all)]
+pub mod session {
+    tonic::include_proto!("medevac.v1");
+}
+
+/// The version that this build speaks. Peers accept every version >= 1 and
+/// ignore fields that they do not know.
+pub const PROTOCOL: u32 = 1;
+
+/// Agents and the native API, and the UDP responder on every plane.
+pub const PORT: u16 = 15869;

@@ -1,0 +1,215 @@
+//! The bodies of the native API, `/api/v1`. Times are milliseconds since the
+//! Unix epoch (shown, never used to decide); durations are milliseconds.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `GET /api/v1/status`: coverage first, then what is going on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub site: String,
+    pub epoch: u64,
+    /// "deciding", "settling", or why this process does not act.
+    pub role: String,
+    pub uptime_ms: u64,
+    pub paused: Option<String>,
+    pub segments: Vec<Segment>,
+    pub hosts_total: usize,
+    pub hosts_heard: usize,
+    pub instances_total: usize,
+    pub instances_protected: usize,
+    /// Hosts that cannot be condemned or fenced, each with its reason.
+    pub hosts_without_proof: BTreeMap<String, String>,
+    pub unprotected: Vec<Unprotected>,
+    pub open_incidents: Vec<IncidentHead>,
+    /// Standing alerts: stable code and text.
+    pub alerts: Vec<Alert>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    pub name: String,
+    pub mode: String,
+    pub hosts: usize,
+    pub heard: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Unprotected {
+    pub instance: String,
+    pub name: String,
+    pub host: String,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    /// Stable, for machines: "MDV-HOST-DEAD".
+    pub code: String,
+    pub text: String,
+}
+
+/// One row of `GET /api/v1/hosts`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    pub name: String,
+    pub segment: String,
+    /// "heard", "suspect", "agent-failed", "hung", "condemned", "fencing", "fence-unknown", "dead",
+    /// "fenced", "held", "maintenance", "goodbye", "unknown", "booting".
+    pub state: String,
+    pub why: String,
+    pub boot_id: String,
+    pub silent_ms: u64,
+    pub instances: usize,
+    pub memory_available_kib: u64,
+    pub planes: BTreeMap<String, String>,
+    /// What could prove its death, or why nothing could.
+    pub proof: String,
+    pub incident: Option<String>,
+    pub warnings: Vec<String>,
+}
+
+/// One row of `GET /api/v1/instances`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    pub uuid: String,
+    pub name: String,
+    pub state: String,
+    pub protected: bool,
+    /// Why it is not protected, or cannot be recovered elsewhere; empty when neither.
+    pub reason: String,
+    /// Where it may be running.
+    pub homes: Vec<String>,
+    pub memory_kib: u64,
+    pub recoverable_elsewhere: bool,
+}
+
+/// The three lines that open every incident, and its row in a list.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct IncidentHead {
+    pub id: String,
+    pub kind: String,
+    pub subject: String,
+    pub state: String,
+    pub opened_wall_ms: u64,
+    pub closed_wall_ms: Option<u64>,
+    /// What is lost now.
+    pub lost: String,
+    /// What medevac is doing, or what it waits for.
+    pub doing: String,
+    /// "nothing to do", or one command to paste.
+    pub todo: String,
+}
+
+/// `GET /api/v1/incidents/{id}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    #[serde(flatten)]
+    pub head: IncidentHead,
+    pub timeline: Vec<Entry>,
+    pub instances: Vec<InstanceOutcome>,
+}
+
+/// One line of a timeline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub wall_ms: u64,
+    /// Milliseconds since the last sign of life of the host, or since the incident's start.
+    pub since_ms: u64,
+    /// Stable, for machines: "suspect", "condemned", "off-ordered", "proof", "start-ordered", "started", ...
+    pub code: String,
+    pub text: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InstanceOutcome {
+    pub uuid: String,
+    pub name: String,
+    /// "recovered", "waiting", "skipped", "failed", "starting", "planned".
+    pub outcome: String,
+    pub host: String,
+    pub text: String,
+}
+
+/// `GET /api/v1/incidents/{id}/explain`: what was seen, by whom, what was decided, what was refused and why.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    pub id: String,
+    pub lines: Vec<String>,
+}
+
+/// `POST /api/v1/verbs`: an operator's word. Every one carries its reason, which is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerbRequest {
+    #[serde(flatten)]
+    pub verb: Verb,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Verb {
+    Mode {
+        segment: String,
+        mode: String,
+    },
+    Pause,
+    Resume,
+    Maintenance {
+        host: String,
+        on: bool,
+        #[serde(default)]
+        until_back: bool,
+    },
+    Approve {
+        incident: String,
+    },
+    Cancel {
+        incident: String,
+    },
+    Retry {
+        incident: String,
+    },
+    ConfirmFenced {
+        host: String,
+        #[serde(default)]
+        boot: Option<String>,
+    },
+    Fence {
+        host: String,
+    },
+    Release {
+        host: String,
+    },
+    PowerOn {
+        host: String,
+    },
+    PinDevice {
+        host: String,
+    },
+    Protect {
+        instance: String,
+    },
+    Unprotect {
+        instance: String,
+    },
+    Recover {
+        instance: String,
+    },
+}
+
+/// The answer to a verb.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VerbAnswer {
+    pub done: bool,
+    /// Stable name of the refusal; empty when done.
+    pub refused: String,
+    pub text: String,
+}
+
+/// Every error of the API.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub code: String,
+    pub message: String,
+}

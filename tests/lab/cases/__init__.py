@@ -1,0 +1,1 @@
+"""The cases, by what goes wrong in them."""

@@ -1,0 +1,235 @@
+//! Scenarios: what happens, as text an operator can read and write; what
+//! medevac makes of it, as text beside it.
+//!
+//! ```text
+//!   # a comment
+//!   hosts 3          guests 4        mode act|approve|observe
+//!   set on_hung fence                set references 10.0.0.1       set planes mgmt
+//!   run 30s                          crash hv1        unplug hv1   boot hv1     reboot hv1
+//!   shutdown hv1     freeze hv1      thaw hv1         kill-agent hv1  start-agent hv1
+//!   cut hv1 mgmt     heal hv1 mgmt   cut-all hv1      heal-all hv1
+//!   split hv1 hv2    heal-split      kill-aggregator  pause-aggregator 60s
+//!   bmc hv1 unreachable|lies|slow|well                miswire hv1 hv2
+//!   kill-guest vm1   shut-down-guest vm1              refuse-start hv2   lose-answer hv2
+//!   say approve inc-1 | say pause | say maintenance hv1 | ...
+//!   show incidents | hosts | guests | status
+//! ```
+//!
+//! The world is the simulator's, without chance: the same text is the same run.
+
+use crate::sim::{Fault, Options, World};
+use medevac_triage::{HostId, IncidentId, InstanceId, Mode, OnHung, PlaneId, SegmentId, Settings, Word};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Plays a scenario and returns what it shows.
+///
+/// # Errors
+/// The line that cannot be understood, with its number.
+pub fn play(text: &str) -> Result<String, String> {
+    let mut stage = Stage { hosts: 3, guests: 3, options: Options { calm: true, ..Options::default() }, world: None };
+    let mut out = String::new();
+    for (number, line) in text.lines().enumerate() {
+        let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
+        if words.is_empty() {
+            continue;
+        }
+        let _ = writeln!(out, "> {}", words.join(" "));
+        stage.act(&words, &mut out).map_err(|why| format!("line {}: {why}: {line}", number + 1))?;
+    }
+    let Some(world) = stage.world.as_ref() else { return Ok(out) };
+    for violation in world.violations() {
+        let _ = writeln!(out, "VIOLATION: {violation}");
+    }
+    Ok(out)
+}
+
+struct Stage {
+    hosts: usize,
+    guests: usize,
+    options: Options,
+    world: Option<World>,
+}
+
+impl Stage {
+    fn world(&mut self) -> &mut World {
+        let (hosts, guests, options) = (self.hosts, self.guests, self.options.clone());
+        self.world.get_or_insert_with(|| World::new(1, hosts, guests, options))
+    }
+
+    fn act(&mut self, words: &[&str], out: &mut String) -> Result<(), String> {
+        match *words {
+            ["hosts", count] => self.hosts = number(count)?,
+            ["guests", count] => self.guests = number(count)?,
+            ["mode", mode] => self.options.mode = Mode::parse(mode).ok_or("no such mode")?,
+            ["set", key, ref values @ ..] => self.set(key, values)?,
+            ["run", time] => {
+                let time = duration(time)?;
+                self.world().run_for(time);
+            }
+            ["miswire", host, other] => {
+                let (host, other) = (index(host)?, index(other)?);
+                self.world().miswire(host, other);
+            }
+            ["say", ref words @ ..] => {
+                let word = word(words)?;
+                self.world().speak(word);
+                self.world().run_for(Duration::from_millis(50));
+                let reply = self.world().last_reply();
+                let _ = writeln!(out, "{reply}");
+            }
+            ["show", what] => self.show(what, out)?,
+            _ => {
+                let fault = fault(words)?;
+                self.world().inject(&fault);
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &str, values: &[&str]) -> Result<(), String> {
+        let settings = self.options.settings.get_or_insert_with(Settings::default);
+        match (key, values) {
+            ("on_hung", ["fence"]) => settings.on_hung = OnHung::Fence,
+            ("on_hung", ["approve"]) => settings.on_hung = OnHung::Approve,
+            ("on_hung", ["alert"]) => settings.on_hung = OnHung::Alert,
+            ("references", addresses) => settings.references = addresses.iter().map(ToString::to_string).collect(),
+            ("planes", planes) => {
+                self.options.planes = Some(planes.iter().map(|plane| PlaneId::from(*plane)).collect())
+            }
+            ("pinned", ["all"]) => self.options.pinned = true,
+            _ => return Err("no such setting".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, what: &str, out: &mut String) -> Result<(), String> {
+        let world = self.world();
+        if what == "guests" {
+            for (guest, hosts) in world.truth().iter().enumerate() {
+                let on: Vec<String> = hosts.iter().map(|host| format!("hv{}", host + 1)).collect();
+                let _ = writeln!(
+                    out,
+                    "vm{} runs on {}",
+                    guest + 1,
+                    if on.is_empty() { "no host".to_owned() } else { on.join(" and ") }
+                );
+            }
+            return Ok(());
+        }
+        let Some(engine) = world.engine() else {
+            let _ = writeln!(out, "the aggregator is down");
+            return Ok(());
+        };
+        let (triage, now) = (engine.triage(), engine.now());
+        match what {
+            "hosts" => {
+                for host in triage.host_views(now) {
+                    let why = if host.why.is_empty() { String::new() } else { format!(": {}", host.why) };
+                    let _ = writeln!(out, "{} is {}{why}", host.id, host.state);
+                }
+            }
+            "incidents" => {
+                for view in triage.incident_views().into_iter().rev() {
+                    let lines = triage.explain(view.record.id, now).unwrap_or_default();
+                    let _ = writeln!(out, "{}", lines.join("\n"));
+                }
+            }
+            "status" => {
+                let view = triage.site_view(now);
+                let _ = writeln!(out, "{}; {} of {} hosts heard", view.role, view.hosts_heard, view.hosts_total);
+                for (host, why) in view.hosts_without_proof {
+                    let _ = writeln!(out, "{host} lacks a proof: {why}");
+                }
+                for (code, text) in view.alerts {
+                    let _ = writeln!(out, "{code} {text}");
+                }
+            }
+            _ => return Err("cannot show that".to_owned()),
+        }
+        Ok(())
+    }
+}
+
+fn fault(words: &[&str]) -> Result<Fault, String> {
+    Ok(match *words {
+        ["crash", host] => Fault::Crash(index(host)?),
+        ["unplug", host] => Fault::Unplug(index(host)?),
+        ["boot", host] => Fault::Boot(index(host)?),
+        ["reboot", host] => Fault::Reboot(index(host)?),
+        ["shutdown", host] => Fault::OrderlyReboot(index(host)?),
+        ["freeze", host] => Fault::Freeze(index(host)?),
+        ["thaw", host] => Fault::Thaw(index(host)?),
+        ["kill-agent", host] => Fault::KillAgent(index(host)?),
+        ["start-agent", host] => Fault::StartAgent(index(host)?),
+        ["cut", host, name] => Fault::CutPlane(index(host)?, plane(name)?),
+        ["heal", host, name] => Fault::HealPlane(index(host)?, plane(name)?),
+        ["cut-all", host] => Fault::CutAll(index(host)?),
+        ["cut-one-way", host] => Fault::CutOneWay(index(host)?),
+        ["heal-all", host] => Fault::HealAll(index(host)?),
+        ["split", ref near @ ..] => Fault::Split(near.iter().map(|host| index(host)).collect::<Result<_, _>>()?),
+        ["heal-split"] => Fault::HealSplit,
+        ["kill-aggregator"] => Fault::KillAggregator,
+        ["pause-aggregator", time] => Fault::PauseAggregator(duration(time)?),
+        ["bmc", host, "unreachable"] => Fault::BmcUnreachable(index(host)?),
+        ["bmc", host, "lies"] => Fault::BmcLies(index(host)?),
+        ["bmc", host, "slow"] => Fault::BmcSlow(index(host)?),
+        ["bmc", host, "well"] => Fault::BmcWell(index(host)?),
+        ["kill-guest", guest] => Fault::CrashGuest(index(guest)?),
+        ["shut-down-guest", guest] => Fault::ShutDownGuest(index(guest)?),
+        ["refuse-start", host] => Fault::RefuseStart(index(host)?),
+        ["lose-answer", host] => Fault::LoseAnswer(index(host)?),
+        _ => return Err("not understood".to_owned()),
+    })
+}
+
+fn word(words: &[&str]) -> Result<Word, String> {
+    let incident = |id: &str| IncidentId::parse(id).ok_or("an incident looks like inc-1");
+    let guest = |name: &str| InstanceId::from(name);
+    Ok(match *words {
+        ["mode", mode] => {
+            Word::SetMode { segment: SegmentId::from("default"), mode: Mode::parse(mode).ok_or("no such mode")? }
+        }
+        ["pause"] => Word::Pause,
+        ["resume"] => Word::Resume,
+        ["maintenance", host] => Word::Maintenance { host: HostId::from(host), on: true, until_back: false },
+        ["end-maintenance", host] => Word::Maintenance { host: HostId::from(host), on: false, until_back: false },
+        ["approve", id] => Word::Approve { incident: incident(id)? },
+        ["cancel", id] => Word::Cancel { incident: incident(id)? },
+        ["retry", id] => Word::Retry { incident: incident(id)? },
+        ["confirm-fenced", host] => Word::ConfirmFenced { host: HostId::from(host), boot: None },
+        ["fence", host] => Word::Fence { host: HostId::from(host) },
+        ["release", host] => Word::Release { host: HostId::from(host) },
+        ["power-on", host] => Word::PowerOn { host: HostId::from(host) },
+        ["pin-device", host] => Word::PinDevice { host: HostId::from(host) },
+        ["protect", name] => Word::Protect { instance: guest(name) },
+        ["unprotect", name] => Word::Unprotect { instance: guest(name) },
+        ["recover", name] => Word::Recover { instance: guest(name) },
+        _ => return Err("no such word".to_owned()),
+    })
+}
+
+fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("{text} is no number"))
+}
+
+/// `hv3` or `vm3` is the third.
+fn index(name: &str) -> Result<usize, String> {
+    let digits = name.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    number(digits)?.checked_sub(1).ok_or_else(|| format!("{name}: they are counted from 1"))
+}
+
+fn plane(name: &str) -> Result<usize, String> {
+    crate::sim::world::PLANES.iter().position(|plane| *plane == name).ok_or_else(|| format!("no plane {name}"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (digits, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
+    let count = number(digits)? as u64;
+    match unit {
+        "ms" => Ok(Duration::from_millis(count)),
+        "s" => Ok(Duration::from_secs(count)),
+        "m" => Ok(Duration::from_secs(60 * count)),
+        _ => Err(format!("{text}: a time looks like 30s")),
+    }
+}

@@ -1,0 +1,67 @@
+//! The house's own rules, checked by a machine.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// Everything that triage may reach: plain data and its derivation.
+const TRIAGE_MAY_REACH: [&str; 14] = [
+    "medevac-triage",
+    "serde",
+    "serde_core",
+    "serde_derive",
+    "thiserror",
+    "thiserror-impl",
+    "proc-macro2",
+    "quote",
+    "syn",
+    "unicode-ident",
+    "itoa",
+    "memchr",
+    "ryu",
+    "zmij",
+];
+
+#[test]
+fn nothing_with_io_is_reachable_from_triage() {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "-p", "medevac-triage", "-e", "normal", "--prefix", "none", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo is there: it runs this test");
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let listed = String::from_utf8_lossy(&tree.stdout).into_owned();
+    let reached: BTreeSet<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(reached.contains("medevac-triage"), "{listed}");
+    let strangers: Vec<_> = reached.iter().filter(|name| !TRIAGE_MAY_REACH.contains(name)).collect();
+    assert!(
+        strangers.is_empty(),
+        "triage reaches {strangers:?}: decide without it, or hand its result in as an observation"
+    );
+}
+
+/// Adapters know triage's nouns and the ports, never each other.
+#[test]
+fn no_adapter_imports_another_one() {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../aggregator/src");
+    let adapters = ["cloud", "fence", "grpc", "http", "lease", "look", "store"];
+    let mut wrong = Vec::new();
+    for adapter in adapters {
+        for file in files(&source.join(adapter)).into_iter().chain(files(&source.join(format!("{adapter}.rs")))) {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            for other in adapters.iter().filter(|other| **other != adapter) {
+                if text.contains(&format!("crate::{other}::")) {
+                    wrong.push(format!("{} uses {other}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn files(path: &std::path::Path) -> Vec<std::path::PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
+    entries.filter_map(Result::ok).flat_map(|entry| files(&entry.path())).collect()
+}

@@ -1,0 +1,46 @@
+//! The seeded simulator as a test. A failing seed prints itself and the story
+//! of its run; `SEED=n cargo test -p medevac-tests --test simulator one_seed`
+//! replays it, `SEEDS=n` runs more.
+
+use medevac_tests::sim::{Summary, run_seed};
+
+/// Enough to have found every fault of the first weeks at least once.
+const SEEDS: u64 = 500;
+
+fn run(seeds: std::ops::Range<u64>) -> Result<Summary, String> {
+    let mut all = Summary::default();
+    for seed in seeds {
+        let one = run_seed(seed)?;
+        all.shot += one.shot;
+        all.started += one.started;
+        all.aggregator_starts += one.aggregator_starts;
+    }
+    Ok(all)
+}
+
+#[test]
+fn no_seed_runs_an_instance_twice_shoots_a_host_in_reach_or_leaves_anything_broken() {
+    let seeds = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
+    let half = std::thread::spawn(move || run(0..seeds / 2));
+    let other = run(seeds / 2..seeds);
+    let half = half.join().expect("a seed panicked; its message is above");
+    let (half, other) = match (half, other) {
+        (Ok(half), Ok(other)) => (half, other),
+        (Err(story), _) | (_, Err(story)) => panic!("{story}"),
+    };
+    let shot = half.shot + other.shot;
+    let started = half.started + other.started;
+    println!(
+        "{seeds} seeds: {shot} shot, {started} started, {} aggregator starts",
+        half.aggregator_starts + other.aggregator_starts
+    );
+    assert!(u64::from(shot) > seeds / 4 && u64::from(started) > seeds, "the seeds must exercise fencing and recovery");
+}
+
+#[test]
+fn one_seed() {
+    let Some(seed) = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) else { return };
+    if let Err(story) = run_seed(seed) {
+        panic!("{story}");
+    }
+}

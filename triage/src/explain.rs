@@ -1,0 +1,374 @@
+//! Decisions in plain words, and the views that readers get. Nothing here
+//! changes anything.
+
+use crate::Triage;
+use crate::gone::state_text;
+use crate::id::{HostId, IncidentId};
+use crate::record::{HostRecord, IncidentKind, IncidentRecord, InstanceRecord, OutcomeState, Phase, StepState};
+use crate::standing::Standing;
+use crate::time::{Now, shown};
+use crate::view::{HostView, IncidentView, InstanceView, SegmentView, SiteView};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+impl Triage {
+    pub fn site_view(&self, now: Now) -> SiteView {
+        let role = match &self.deposed {
+            Some(why) => why.clone(),
+            None if now.at < self.settle_until => {
+                format!("settling: {} to go before anybody is judged", shown(self.settle_until.since(now.at)))
+            }
+            None => "deciding".to_owned(),
+        };
+        let heard = self.heard_hosts();
+        let segments = self.durable.segments.iter().map(|segment| {
+            let of: Vec<_> = self.durable.hosts.iter().filter(|host| host.segment == segment.id).collect();
+            let heard = of.iter().filter(|host| heard.contains(&host.id)).count();
+            SegmentView { id: segment.id.clone(), mode: segment.mode, hosts: of.len(), heard }
+        });
+        let without_proof =
+            self.durable.hosts.iter().filter_map(|host| Some((host.id.clone(), self.lacks_proof(host)?)));
+        SiteView {
+            role,
+            uptime: now.at.since(self.started),
+            paused: self.durable.site().paused,
+            segments: segments.collect(),
+            hosts_total: self.durable.hosts.len(),
+            hosts_heard: heard.len(),
+            instances_total: self.durable.instances.len(),
+            instances_protected: self.durable.instances.iter().filter(|record| self.is_protected(record)).count(),
+            hosts_without_proof: without_proof.collect(),
+            alerts: self.standing_alerts(now),
+        }
+    }
+
+    /// Why this host could not be condemned or fenced if it died now.
+    fn lacks_proof(&self, host: &HostRecord) -> Option<String> {
+        let Some(device) = self.settings.devices.get(&host.id) else {
+            return Some("no fence device: only a new boot or an operator's word can prove it dead".to_owned());
+        };
+        let others = self.durable.hosts.iter().filter(|other| other.id != host.id && self.should_be_up(other)).count();
+        let reference = !self.settings.references.is_empty();
+        if others == 0 {
+            return Some("no other host could witness: alert only".to_owned());
+        }
+        if others == 1 && !reference {
+            return Some(
+                "only one other host could witness and no `reference` address is configured: alert only".to_owned(),
+            );
+        }
+        if self.settings.own_host.as_ref() == Some(&host.id) {
+            return Some("this aggregator runs on it: never condemned by it".to_owned());
+        }
+        if !device.pinned && !host.device_pinned && host.power_on_boot.as_ref() != host.boots.last() {
+            return Some(format!("{} has not said on while this boot was heard", device.name));
+        }
+        None
+    }
+
+    fn standing_alerts(&self, now: Now) -> Vec<(&'static str, String)> {
+        let mut alerts = Vec::new();
+        if let Some(reason) = self.durable.site().paused {
+            alerts.push(("MDV-PAUSED", format!("nothing is ordered: {reason}")));
+        }
+        for segment in self.durable.segments.iter() {
+            let down: Vec<&str> = self
+                .durable
+                .hosts
+                .iter()
+                .filter(|host| host.segment == segment.id && self.standing(host) == Standing::AgentFailed)
+                .filter(|host| self.agent_gone_for(&host.id, now) >= self.settings.agents_down_after)
+                .map(|host| host.id.as_str())
+                .collect();
+            if !down.is_empty() {
+                alerts.push((
+                    "MDV-AGENTS-DOWN",
+                    format!("agents do not run on {}; their guests are not harmed", down.join(", ")),
+                ));
+            }
+        }
+        let (heard, of) = self.majority();
+        if of > 1 && heard * 2 <= of && now.at >= self.settle_until {
+            alerts.push((
+                "MDV-MINORITY",
+                format!("only {heard} of {of} hosts are heard: nobody is shot; is this aggregator cut off?"),
+            ));
+        }
+        for host in self.durable.hosts.iter().filter(|host| host.banner_boot.is_none() && self.streams(&host.id)) {
+            alerts.push((
+                "MDV-NO-BANNER",
+                format!(
+                    "{}: no second service answers probes, so a hung host cannot be told from a failed agent",
+                    host.id
+                ),
+            ));
+        }
+        for host in self.durable.hosts.iter() {
+            alerts.extend(
+                host.warnings.iter().map(|warning| ("MDV-SECOND-COPY-RISK", format!("{}: {warning}", host.id))),
+            );
+        }
+        alerts
+    }
+
+    fn agent_gone_for(&self, host: &HostId, now: Now) -> Duration {
+        let live = self.watches.get(host).and_then(|watch| watch.session.as_ref());
+        now.at.since(live.map_or(self.started, |live| live.heard_at))
+    }
+
+    pub fn host_views(&self, now: Now) -> Vec<HostView> {
+        self.durable.hosts.ids().iter().filter_map(|id| self.host(id)).map(|host| self.host_view(host, now)).collect()
+    }
+
+    fn host_view(&self, host: &HostRecord, now: Now) -> HostView {
+        let watch = self.watches.get(&host.id);
+        let live = watch.and_then(|watch| watch.session.as_ref());
+        let incident = self.host_incident(&host.id);
+        let near = self.durable.instances_near(&host.id);
+        let homes =
+            near.iter().filter(|id| self.durable.instances.get(id).is_some_and(|i| i.homes.contains_key(&host.id)));
+        HostView {
+            id: host.id.clone(),
+            segment: host.segment.clone(),
+            state: self.state_name(host, incident),
+            why: self.host_why(host, incident),
+            boot: host.boots.last().map(ToString::to_string).unwrap_or_default(),
+            silent: watch.map_or(Duration::ZERO, |watch| now.at.since(watch.last_sign)),
+            instances: homes.count(),
+            memory_available_kib: live.map_or(0, |live| live.memory_available_kib),
+            planes: host.planes.clone(),
+            proof: self.lacks_proof(host).unwrap_or_else(|| {
+                self.settings.devices.get(&host.id).map_or_else(String::new, |device| device.name.clone())
+            }),
+            incident,
+            warnings: host.warnings.clone(),
+        }
+    }
+
+    fn state_name(&self, host: &HostRecord, incident: Option<IncidentId>) -> &'static str {
+        let phase = incident.and_then(|id| self.incident(id)).map(|incident| &incident.phase);
+        let standing = self.standing(host);
+        match (standing, phase) {
+            (Standing::Heard, _) if !self.hold_is_over(&host.id) => "held",
+            (Standing::Heard | Standing::AgentFailed, _) => standing.name(),
+            (_, Some(Phase::Fencing { .. } | Phase::Confirming { .. })) => "fencing",
+            (_, Some(Phase::FenceUnknown { .. })) => "fence-unknown",
+            (
+                Standing::Suspect | Standing::Hung,
+                Some(Phase::WaitingForApproval | Phase::WaitingForRail { .. } | Phase::Paused | Phase::Observed),
+            ) => "condemned",
+            (Standing::Dead, _) if host.fenced => "fenced",
+            _ => standing.name(),
+        }
+    }
+
+    fn host_why(&self, host: &HostRecord, incident: Option<IncidentId>) -> String {
+        if let Some(why) = &host.cloned {
+            return why.clone();
+        }
+        if let Some(maintenance) = &host.maintenance {
+            return maintenance.reason.clone();
+        }
+        match self.standing(host) {
+            Standing::Suspect | Standing::Hung if incident.is_none() => {
+                let doubts = self.doubts(host, self.standing(host) == Standing::Hung);
+                doubts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            }
+            Standing::AgentFailed => "the host answers, its agent does not".to_owned(),
+            Standing::Dead => host.dead.as_ref().map_or_else(String::new, |death| death.proof.to_string()),
+            _ => String::new(),
+        }
+    }
+
+    pub fn instance_views(&self, _now: Now) -> Vec<InstanceView> {
+        self.durable
+            .instances
+            .ids()
+            .iter()
+            .filter_map(|id| self.durable.instances.get(id))
+            .map(|i| self.instance_view(i))
+            .collect()
+    }
+
+    fn instance_view(&self, record: &InstanceRecord) -> InstanceView {
+        let protected = self.is_protected(record);
+        let elsewhere = self.recoverable_elsewhere(record);
+        let reason = match (&elsewhere, protected) {
+            (_, false) if record.protect == Some(false) => "an operator excluded it".to_owned(),
+            (_, false) => "it is not marked for protection".to_owned(),
+            (Err(why), true) => format!("restarts only at home: {why}"),
+            (Ok(()), true) => String::new(),
+        };
+        InstanceView {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            state: state_text(record),
+            protected,
+            reason,
+            homes: self.live_homes(record),
+            last_host: record.last_host.clone(),
+            memory_kib: record.memory_kib,
+            recoverable_elsewhere: elsewhere.is_ok(),
+        }
+    }
+
+    /// All incidents, newest first.
+    pub fn incident_views(&self) -> Vec<IncidentView> {
+        let mut ids = self.durable.incidents.ids();
+        ids.reverse();
+        ids.into_iter().filter_map(|id| self.incident_view(id)).collect()
+    }
+
+    pub fn incident_view(&self, id: IncidentId) -> Option<IncidentView> {
+        let record = self.incident(id)?.clone();
+        let names =
+            record.outcomes.keys().filter_map(|id| Some((id.clone(), self.durable.instances.get(id)?.name.clone())));
+        Some(IncidentView {
+            lost: self.lost(&record),
+            doing: doing(&record),
+            todo: todo(&record),
+            steps: self.durable.steps_of(id),
+            names: names.collect(),
+            record,
+        })
+    }
+
+    fn lost(&self, incident: &IncidentRecord) -> String {
+        let subject = incident.host.as_ref().map_or("", HostId::as_str);
+        if incident.phase.closed() {
+            return "nothing now".to_owned();
+        }
+        match incident.kind {
+            IncidentKind::HostSilent | IncidentKind::HostHung | IncidentKind::HostShot | IncidentKind::HostRebooted => {
+                let back = |state: OutcomeState| matches!(state, OutcomeState::Recovered | OutcomeState::Skipped);
+                let open = incident.outcomes.values().filter(|o| !back(o.state)).count();
+                let total = if incident.outcomes.is_empty() { self.guests_at(subject) } else { open };
+                format!("{total} guests of {subject} are not known to run")
+            }
+            IncidentKind::InstanceGone => {
+                let name =
+                    incident.instance.as_ref().and_then(|id| self.durable.instances.get(id)).map(|i| i.name.clone());
+                format!("guest {} does not run", name.unwrap_or_default())
+            }
+            IncidentKind::TwoCopies => "one guest runs twice: its data is in danger".to_owned(),
+            IncidentKind::HostCloned => format!("two machines speak as {subject}: it is left alone"),
+            IncidentKind::ProofRefuted => {
+                format!("{subject} lives although it was proven dead: its guests may run twice")
+            }
+            IncidentKind::AgentFailed | IncidentKind::FactsLost | IncidentKind::AlertOnly => "nothing yet".to_owned(),
+        }
+    }
+
+    fn guests_at(&self, host: &str) -> usize {
+        let host = HostId::from(host);
+        let near = self.durable.instances_near(&host);
+        near.iter()
+            .filter(|id| self.durable.instances.get(id).is_some_and(|i| i.homes.contains_key(&host) && i.wanted))
+            .count()
+    }
+
+    /// What was seen, by whom, what was decided, what was refused and why.
+    pub fn explain(&self, id: IncidentId, now: Now) -> Option<Vec<String>> {
+        let view = self.incident_view(id)?;
+        let mut lines = vec![format!("{id}: {}", view.lost), format!("  {}", view.doing), format!("  {}", view.todo)];
+        lines.push("What was seen and decided:".to_owned());
+        for entry in &view.record.timeline {
+            lines.push(format!("  {:>9.3} s  {:<14} {}", entry.since_ms as f64 / 1000.0, entry.code, entry.text));
+        }
+        if view.record.dropped > 0 {
+            lines.push(format!("  ({} lines in the middle were dropped)", view.record.dropped));
+        }
+        if let Some(heard) = &view.record.heard_at_order {
+            let heard: Vec<&str> = heard.iter().map(HostId::as_str).collect();
+            lines.push(format!(
+                "Heard when the first off order was committed, and to be heard after the read: {}",
+                heard.join(", ")
+            ));
+        }
+        if !view.steps.is_empty() {
+            lines.push("Steps, each durable before it left:".to_owned());
+        }
+        for step in &view.steps {
+            lines.push(format!(
+                "  {}  {}; needed: {}; {}",
+                step.id,
+                step.what,
+                step.precondition,
+                step_text(&step.state)
+            ));
+        }
+        self.explain_doubts(&view.record, now, &mut lines);
+        Some(lines)
+    }
+
+    fn explain_doubts(&self, incident: &IncidentRecord, _now: Now, lines: &mut Vec<String>) {
+        let Some(host) = incident.host.as_ref().and_then(|host| self.host(host)) else { return };
+        if incident.phase.closed() || incident.shot {
+            return;
+        }
+        let doubts = self.doubts(host, incident.kind == IncidentKind::HostHung);
+        if !doubts.is_empty() {
+            lines.push("What speaks against shooting it now:".to_owned());
+            lines.extend(doubts.iter().map(|doubt| format!("  {}: {doubt}", doubt.name())));
+        }
+    }
+
+    /// Instances that are not protected, or not recoverable elsewhere.
+    pub fn unprotected(&self, now: Now) -> Vec<InstanceView> {
+        self.instance_views(now).into_iter().filter(|view| !view.reason.is_empty()).collect()
+    }
+
+    /// Host names by state, for tests and logs.
+    pub fn standings(&self) -> BTreeMap<HostId, Standing> {
+        self.durable.hosts.iter().map(|host| (host.id.clone(), self.standing(host))).collect()
+    }
+
+    /// Homes of every instance that are not proven dead.
+    pub fn homes(&self) -> BTreeMap<crate::InstanceId, BTreeSet<HostId>> {
+        self.durable.instances.iter().map(|i| (i.id.clone(), self.live_homes(i).into_iter().collect())).collect()
+    }
+}
+
+fn step_text(state: &StepState) -> String {
+    match state {
+        StepState::Ordered => "ordered, not answered yet".to_owned(),
+        StepState::Done { detail } if detail.is_empty() => "done".to_owned(),
+        StepState::Done { detail } => format!("done: {detail}"),
+        StepState::Refused { reason } => format!("refused: {reason}"),
+        StepState::Unknown { detail } => format!("unknown: {detail}"),
+    }
+}
+
+fn doing(incident: &IncidentRecord) -> String {
+    match &incident.phase {
+        Phase::Watching => "watching; nothing is decided".to_owned(),
+        Phase::Observed => "nothing: mode observe, or policy says alert only".to_owned(),
+        Phase::WaitingForApproval => "waiting for approval".to_owned(),
+        Phase::WaitingForRail { rail } => format!("waiting: {rail}"),
+        Phase::Paused => "waiting: everything is paused".to_owned(),
+        Phase::Fencing { .. } => "switching the host off".to_owned(),
+        Phase::Confirming { .. } => "off was read; making sure that the right host is off".to_owned(),
+        Phase::FenceUnknown { why } => format!("trying again to switch it off: {why}"),
+        Phase::Recovering => "starting its guests".to_owned(),
+        Phase::Waiting => "some guests wait for capacity, for a person or for their host".to_owned(),
+        Phase::CausePending => "waiting for the reason".to_owned(),
+        Phase::BackingOff => "waiting before the next restart".to_owned(),
+        Phase::Closed { outcome } => format!("closed: {outcome}"),
+    }
+}
+
+fn todo(incident: &IncidentRecord) -> String {
+    let id = incident.id;
+    let host = incident.host.as_ref().map_or("", HostId::as_str);
+    match &incident.phase {
+        Phase::WaitingForApproval | Phase::WaitingForRail { .. } => format!("medevacctl approve {id} --reason '...'"),
+        Phase::Paused => "medevacctl resume --reason '...'".to_owned(),
+        Phase::FenceUnknown { .. } => {
+            format!("when you know that it is off: medevacctl confirm-fenced {host} --reason '...'")
+        }
+        Phase::Waiting => format!("medevacctl incident {id}"),
+        Phase::Watching if incident.kind == IncidentKind::HostSilent => format!("medevacctl explain {id}"),
+        Phase::Watching if incident.kind != IncidentKind::AgentFailed => format!("medevacctl explain {id}"),
+        _ => "nothing to do".to_owned(),
+    }
+}

@@ -1,0 +1,664 @@
+//! From suspicion to proof.
+//!
+//! ```text
+//!  Suspect --doubts--> Watching
+//!     |  no doubt left
+//!     v
+//!  observe: Observed      approve: WaitingForApproval --approve--+
+//!     act ------------------------------------------------------>|
+//!                                                                v
+//!       WaitingForRail <--rail-- [free?] ---> Fencing --off--> Confirming --round, all heard again--> Recovering
+//!                                    ^           | not off         | somebody answers, or is missing
+//!                                    +-- retry --+-- FenceUnknown <+
+//! ```
+//!
+//! Until the first off order is committed, a sign of life cancels. After that
+//! commit only proof, or 30 s of life of the same boot, ends it.
+
+use crate::Triage;
+use crate::command::Command;
+use crate::evidence::Doubt;
+use crate::id::{BootId, HostId, IncidentId, StepId};
+use crate::incident::Opening;
+use crate::observation::{FenceAnswer, Power};
+use crate::record::{
+    Death, HostRecord, IncidentKind, IncidentRecord, Mode, Phase, Proof, StepKind, StepRecord, StepState,
+};
+use crate::settings::OnHung;
+use crate::standing::Standing;
+use crate::time::{Moment, millis, shown};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Heard again for this long, on and with the same boot: the shot has failed for good.
+const BACK_FOR: Duration = Duration::from_secs(30);
+/// Off was read: the look round and everybody's sign of life are awaited this long.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(15);
+/// After a start, agents come back within 5 s; nothing is repeated before.
+const RESUME_AFTER: Duration = Duration::from_secs(6);
+/// Two reads of a device that says off by itself lie at least this far apart.
+const READS_APART: Duration = Duration::from_secs(1);
+/// Silence that cannot be judged becomes an incident after the long grace and this.
+const TELL_AFTER: Duration = Duration::from_secs(10);
+
+impl Triage {
+    /// Hosts with an off order out or awaiting confirmation: looked at each round.
+    pub(crate) fn hosts_under_fence(&self) -> BTreeSet<HostId> {
+        let under = |i: &&IncidentRecord| {
+            matches!(i.phase, Phase::Fencing { .. } | Phase::Confirming { .. } | Phase::FenceUnknown { .. })
+        };
+        self.durable.incidents.iter().filter(under).filter_map(|i| i.host.clone()).collect()
+    }
+
+    pub(crate) fn review_incidents(&mut self) {
+        self.review_suspects();
+        for id in self.durable.open_incidents() {
+            let Some(incident) = self.incident(id).cloned() else { continue };
+            match incident.kind {
+                IncidentKind::HostSilent
+                | IncidentKind::HostHung
+                | IncidentKind::HostShot
+                | IncidentKind::HostRebooted => {
+                    self.review_host_incident(incident);
+                }
+                IncidentKind::InstanceGone => self.review_gone(incident),
+                IncidentKind::TwoCopies => self.review_two_copies(incident),
+                IncidentKind::HostCloned | IncidentKind::ProofRefuted => self.review_alarm(incident),
+                IncidentKind::AgentFailed | IncidentKind::FactsLost | IncidentKind::AlertOnly => self.rest(id),
+            }
+        }
+    }
+
+    /// Nothing will change here but by what is observed.
+    pub(crate) fn rest(&mut self, id: IncidentId) {
+        self.work(id).restless = false;
+    }
+
+    /// An identity seen twice, or a refuted proof: over once the host speaks alone again.
+    fn review_alarm(&mut self, incident: IncidentRecord) {
+        self.rest(incident.id);
+        let Some(record) = incident.host.as_ref().and_then(|host| self.host(host)) else { return };
+        let calm = record.cloned.is_none() && self.streams(&record.id);
+        let old_news = self.work.get(&incident.id).is_some_and(|w| self.now.at.since(w.opened_at) > BACK_FOR);
+        if calm && old_news {
+            self.close(incident.id, "over", "one host speaks under this name".to_owned());
+        }
+    }
+
+    /// Opens incidents for suspects that may be shot, and for those that stay
+    /// silent without anybody being able to judge them.
+    fn review_suspects(&mut self) {
+        for host in self.durable.hosts.ids() {
+            let Some(record) = self.host(&host).cloned() else { continue };
+            let standing = self.standing(&record);
+            if !matches!(standing, Standing::Suspect | Standing::Hung) || self.is_dealt_with(&record) {
+                continue;
+            }
+            let hung = standing == Standing::Hung;
+            if self.off_by_itself(&record).is_some() {
+                self.open_silent(&record, false, Some("its device says off by itself"));
+                continue;
+            }
+            let doubts = self.doubts(&record, hung);
+            if doubts.is_empty() {
+                self.open_silent(&record, hung, None);
+            } else if self.worth_telling(&record, &doubts) {
+                self.open_silent(&record, hung, Some("it cannot be judged"));
+            }
+        }
+    }
+
+    /// An open incident is about this boot, or still about its death.
+    fn is_dealt_with(&self, record: &HostRecord) -> bool {
+        let Some(incident) = self.host_incident(&record.id).and_then(|id| self.incident(id)) else { return false };
+        let past_proof = matches!(incident.phase, Phase::Recovering | Phase::Waiting);
+        !past_proof || incident.boot.as_ref() == record.boots.last()
+    }
+
+    fn worth_telling(&self, record: &HostRecord, doubts: &[Doubt]) -> bool {
+        let lasting =
+            doubts.iter().any(|doubt| !doubt.passes() && !matches!(doubt, Doubt::NotAHome | Doubt::NoInventory));
+        lasting
+            && self.silence(&record.id) >= self.settings.fence_grace_long + TELL_AFTER
+            && self.now.at >= self.settle_until
+    }
+
+    fn open_silent(&mut self, record: &HostRecord, hung: bool, why: Option<&str>) {
+        let kind = if hung { IncidentKind::HostHung } else { IncidentKind::HostSilent };
+        let boot = record.boots.last().cloned();
+        let silence = self.silence(&record.id);
+        let suspect = self.watches.get(&record.id).and_then(|w| w.suspect.as_ref()).map(|s| s.since);
+        let opening = Opening { kind, host: Some(record.id.clone()), boot, instance: None };
+        let id = self.open_incident(opening, Phase::Watching);
+        self.tell_suspicion(id, &record.id, silence, suspect);
+        if let Some(why) = why {
+            self.log(id, "evidence", format!("silent for {}; {why}", shown(silence)));
+        }
+        self.review_silent(id);
+    }
+
+    /// The first two lines of a timeline lie in the past: when it was last heard, and when that was noticed.
+    fn tell_suspicion(&mut self, id: IncidentId, host: &HostId, silence: Duration, suspect: Option<Moment>) {
+        let wall = self.now.wall.0;
+        let noticed = suspect.map_or(silence, |since| silence.saturating_sub(self.now.at.since(since)));
+        let Some(incident) = self.durable.incidents.edit(&id) else { return };
+        let entry = |back: Duration, since: Duration, code: &str, text: String| crate::Entry {
+            wall: crate::Wall(wall.saturating_sub(millis(back))),
+            since_ms: millis(since),
+            code: code.to_owned(),
+            text,
+        };
+        incident.timeline.push(entry(silence, Duration::ZERO, "last-sign", format!("last sign of life of {host}")));
+        let back = silence.saturating_sub(noticed);
+        incident.timeline.push(entry(back, noticed, "suspect", format!("{host} is suspect: its heartbeats are late")));
+    }
+
+    fn review_host_incident(&mut self, incident: IncidentRecord) {
+        let id = incident.id;
+        match &incident.phase {
+            Phase::Watching
+            | Phase::Observed
+            | Phase::WaitingForApproval
+            | Phase::WaitingForRail { .. }
+            | Phase::Paused => self.review_silent(id),
+            Phase::Fencing { step } => self.review_fencing(&incident, *step),
+            Phase::Confirming { step, device } => self.review_confirming(&incident, *step, device.clone()),
+            Phase::FenceUnknown { .. } => self.review_unknown(&incident),
+            Phase::Recovering | Phase::Waiting => self.review_recovery(id),
+            Phase::CausePending | Phase::BackingOff | Phase::Closed { .. } => {}
+        }
+    }
+
+    /// Before the point of no return.
+    fn review_silent(&mut self, id: IncidentId) {
+        let Some(incident) = self.incident(id).cloned() else { return };
+        let Some(record) = incident.host.as_ref().and_then(|host| self.host(host)).cloned() else { return };
+        if incident.kind == IncidentKind::HostShot {
+            return self.shoot_when_free(&incident, &record);
+        }
+        let standing = self.standing(&record);
+        match standing {
+            Standing::Heard | Standing::AgentFailed | Standing::Maintenance | Standing::Goodbye => {
+                let text = format!("{} is {} again before anything was ordered", record.id, standing.name());
+                return self.close(id, "returned", text);
+            }
+            Standing::Dead => return self.begin_recovery(id, "its boot is proven dead"),
+            Standing::Unknown | Standing::Booting | Standing::Suspect | Standing::Hung => {}
+        }
+        if let Some(device) = self.off_by_itself(&record) {
+            return self.proven_by_itself(id, &record, device);
+        }
+        let doubts = self.doubts(&record, incident.kind == IncidentKind::HostHung);
+        if doubts.is_empty() {
+            self.condemned(&incident, &record);
+        } else {
+            self.tell_doubts(&incident, &doubts);
+        }
+    }
+
+    fn tell_doubts(&mut self, incident: &IncidentRecord, doubts: &[Doubt]) {
+        let lasting: Vec<String> = doubts.iter().filter(|d| !d.passes()).map(ToString::to_string).collect();
+        let told = lasting.join("; ");
+        let work = self.work(incident.id);
+        if work.told != told && !told.is_empty() {
+            work.told.clone_from(&told);
+            self.log(incident.id, "refused", format!("not condemned: {told}"));
+            let host = incident.host.as_ref().map_or("", HostId::as_str);
+            self.note("MDV-NOT-CONDEMNED", true, format!("{host} is silent and is not condemned: {told}"));
+        }
+        if !matches!(incident.phase, Phase::Watching) {
+            self.set_phase(incident.id, Phase::Watching, "watching", "the evidence no longer suffices".to_owned());
+        }
+    }
+
+    /// May be shot. Mode, policy, brakes and rails say whether it is.
+    fn condemned(&mut self, incident: &IncidentRecord, record: &HostRecord) {
+        let id = incident.id;
+        let first = !incident.timeline.iter().any(|entry| entry.code == "condemned");
+        if first {
+            let evidence = self.agreed_by(record);
+            let text =
+                format!("{} is condemned after {} of silence: {evidence}", record.id, shown(self.silence(&record.id)));
+            self.log(id, "condemned", text.clone());
+            self.note("MDV-CONDEMNED", true, format!("{id}: {text}"));
+        }
+        let hung = incident.kind == IncidentKind::HostHung;
+        let approved = incident.approved.is_some();
+        match self.mode(&record.segment) {
+            Mode::Observe => return self.observed(id, record),
+            Mode::Approve if !approved => {
+                return self.set_phase(
+                    id,
+                    Phase::WaitingForApproval,
+                    "waiting",
+                    "mode approve: a person decides".to_owned(),
+                );
+            }
+            Mode::Approve | Mode::Act => {}
+        }
+        if hung && !approved {
+            match self.settings.on_hung {
+                OnHung::Fence => {}
+                OnHung::Approve => {
+                    let text = "hung: its guests may still run, so a person decides".to_owned();
+                    return self.set_phase(id, Phase::WaitingForApproval, "waiting", text);
+                }
+                OnHung::Alert => {
+                    return self.set_phase(id, Phase::Observed, "alert", "hung: policy says alert only".to_owned());
+                }
+            }
+        }
+        self.shoot_when_free(incident, record);
+    }
+
+    fn observed(&mut self, id: IncidentId, record: &HostRecord) {
+        if self.incident(id).is_some_and(|incident| incident.phase == Phase::Observed) {
+            return;
+        }
+        let device = self.settings.devices.get(&record.id).map(|d| d.name.clone());
+        let off = device
+            .map_or("nothing could switch it off".to_owned(), |name| format!("order {} off by {name}", record.id));
+        let guests = self.would_recover(&record.id);
+        let text = format!("mode observe: act would now {off}, and on proof {guests}");
+        self.set_phase(id, Phase::Observed, "observed", text.clone());
+        self.note("MDV-OBSERVED", true, format!("{id}: {text}"));
+    }
+
+    fn shoot_when_free(&mut self, incident: &IncidentRecord, record: &HostRecord) {
+        let id = incident.id;
+        if let Some(reason) = self.durable.site().paused {
+            return self.set_phase(id, Phase::Paused, "paused", format!("everything is paused: {reason}"));
+        }
+        if !self.settings.devices.contains_key(&record.id) {
+            let why = format!("{} has no fence device; it waits for a proof or for `confirm-fenced`", record.id);
+            self.work(id).retry_at = None;
+            return self.set_phase(id, Phase::FenceUnknown { why: why.clone() }, "fence-unknown", why);
+        }
+        if let Some(rail) = self.rail(incident, &record.id) {
+            let same = matches!(&incident.phase, Phase::WaitingForRail { rail: told } if *told == rail);
+            if !same {
+                self.set_phase(id, Phase::WaitingForRail { rail: rail.clone() }, "rail", format!("not shot: {rail}"));
+                self.note("MDV-RAIL", true, format!("{id}: {} is not shot: {rail}", record.id));
+            }
+            return;
+        }
+        self.shoot(id, &record.id);
+    }
+
+    /// The point of no return: the commit of this order.
+    pub(crate) fn shoot(&mut self, id: IncidentId, host: &HostId) {
+        let heard: BTreeSet<HostId> = self.heard_hosts().into_iter().filter(|other| other != host).collect();
+        let segment = self.incident(id).map(|incident| incident.segment.clone()).unwrap_or_default();
+        let deadline_ms = millis(self.settings.fence_deadline);
+        let Some(incident) = self.durable.incidents.edit(&id) else { return };
+        let step = StepId { incident: id, step: incident.next_step };
+        incident.next_step += 1;
+        incident.shot = true;
+        incident.heard_at_order.get_or_insert(heard);
+        self.durable.steps.put(StepRecord {
+            id: step,
+            what: StepKind::FenceOff { host: host.clone() },
+            state: StepState::Ordered,
+            deadline_ms,
+            precondition: "condemned, or shot by a person; every rail agreed".to_owned(),
+        });
+        self.remember_shot(&segment, host);
+        self.order_off(id, step, host);
+        let device = self.settings.devices.get(host).map(|d| d.name.clone()).unwrap_or_default();
+        self.set_phase(id, Phase::Fencing { step }, "off-ordered", format!("{host} is ordered off by {device}"));
+        self.note("MDV-FENCE", true, format!("{id}: {host} is ordered off by {device}"));
+    }
+
+    fn order_off(&mut self, id: IncidentId, step: StepId, host: &HostId) {
+        let now = self.now.at;
+        let deadline = self.settings.fence_deadline;
+        self.step_until.insert(step, now.plus(deadline));
+        let work = self.work(id);
+        work.ordered_at = Some(now);
+        work.read_at = None;
+        work.asked = true;
+        self.command(Command::FenceOff { step, host: host.clone() });
+    }
+
+    /// An off order is out.
+    fn review_fencing(&mut self, incident: &IncidentRecord, step: StepId) {
+        let Some(host) = incident.host.clone() else { return };
+        if self.given_up_on(incident, &host) {
+            return;
+        }
+        let now = self.now.at;
+        if self.work(incident.id).asked {
+            let over = self.step_until.get(&step).is_some_and(|until| now >= *until);
+            if over {
+                self.fence_unknown(incident.id, step, "the fence device gave no answer in time".to_owned());
+            }
+            return;
+        }
+        // Resumed: agents come back first; then we look, and the device is asked before it is told.
+        let looked = self.round_after(&host, self.started) == Some(true);
+        let due = self.work(incident.id).retry_at.is_none_or(|at| now >= at);
+        if now.since(self.started) >= RESUME_AFTER && looked && due {
+            let work = self.work(incident.id);
+            work.asked = true;
+            work.ordered_at = Some(now);
+            work.retry_at = Some(now.plus(RESUME_AFTER));
+            self.log(incident.id, "resumed", format!("resumed after a restart: {host}'s power is read first"));
+            let deadline = self.settings.fence_deadline;
+            self.step_until.insert(step, now.plus(deadline));
+            self.command(Command::ReadPower { host, read: now.0 });
+        }
+    }
+
+    /// The read that a resumed off order begins with.
+    pub(crate) fn fence_resumed_read(&mut self, host: &HostId, begun: Moment, power: Power) {
+        let Some(id) = self.host_incident(host) else { return };
+        let Some(incident) = self.incident(id).cloned() else { return };
+        let Phase::Fencing { step } = incident.phase else { return };
+        let resumed = self.work.get(&id).is_some_and(|w| w.resumed && w.ordered_at.is_some_and(|at| begun >= at));
+        if !resumed {
+            return;
+        }
+        self.work(id).resumed = false;
+        if power == Power::Off {
+            let device = self.settings.devices.get(host).map(|d| d.name.clone()).unwrap_or_default();
+            self.off_was_read(id, step, begun, device);
+        } else {
+            self.log(id, "off-ordered", format!("{host} is not off: the order is sent again"));
+            self.order_off(id, step, host);
+        }
+    }
+
+    pub(crate) fn take_fence_answer(&mut self, step: StepId, answer: FenceAnswer) {
+        let id = step.incident;
+        let Some(incident) = self.incident(id).cloned() else { return };
+        if incident.phase != (Phase::Fencing { step }) {
+            return;
+        }
+        if self
+            .host_of(step)
+            .and_then(|host| self.host(&host))
+            .is_some_and(|record| record.boots.last() != incident.boot.as_ref())
+        {
+            // It came back while the order was out: the new boot is the proof.
+            self.settle_step(step, StepState::Done { detail: format!("{}: {}", answer.device, answer.detail) });
+            return self.begin_recovery(id, "its boot is proven dead");
+        }
+        let trusted = !self.settings.guards.proof;
+        if answer.power == Power::Off || trusted {
+            let detail = StepState::Done { detail: format!("{}: {}", answer.device, answer.detail) };
+            self.settle_step(step, detail);
+            return self.off_was_read(id, step, self.now.at, answer.device);
+        }
+        let what = match answer.power {
+            Power::On => "says on after the order",
+            Power::Off | Power::Unknown => "does not say what the power is",
+        };
+        let why = if answer.nothing_sent {
+            answer.detail.clone()
+        } else {
+            format!("{} {what}: {}", answer.device, answer.detail)
+        };
+        self.fence_unknown(id, step, why);
+    }
+
+    fn host_of(&self, step: StepId) -> Option<HostId> {
+        self.incident(step.incident)?.host.clone()
+    }
+
+    pub(crate) fn settle_step(&mut self, step: StepId, state: StepState) {
+        self.step_until.remove(&step);
+        if let Some(record) = self.durable.steps.edit(&step) {
+            record.state = state;
+        }
+    }
+
+    fn off_was_read(&mut self, id: IncidentId, step: StepId, at: Moment, device: String) {
+        self.settle_step(step, StepState::Done { detail: format!("{device} says off") });
+        // Signs of life count from when nothing that arrives can be older than the read.
+        let at = at.max(self.stale_until);
+        self.work(id).read_at = Some(at);
+        let text = format!("{device} says off; a look round and everybody's sign of life must agree");
+        self.set_phase(id, Phase::Confirming { step, device }, "off-read", text);
+        let Some(incident) = self.incident(id).cloned() else { return };
+        if let Phase::Confirming { step, device } = incident.phase.clone() {
+            self.review_confirming(&incident, step, device);
+        }
+    }
+
+    /// Off was read: it counts once a round begun after it hears nothing and
+    /// everyone heard at the first order has been heard again.
+    fn review_confirming(&mut self, incident: &IncidentRecord, step: StepId, device: String) {
+        let (id, Some(host)) = (incident.id, incident.host.clone()) else { return };
+        if self.given_up_on(incident, &host) {
+            return;
+        }
+        let now = self.now.at;
+        let stale_until = self.stale_until;
+        let read_at = self.work(id).read_at.map(|at| at.max(if stale_until > now { stale_until } else { at }));
+        self.work(id).read_at = read_at;
+        let Some(read_at) = read_at else {
+            // Resumed: the read is not kept, so it is done again.
+            return self.set_phase(
+                id,
+                Phase::Fencing { step },
+                "resumed",
+                "resumed after a restart: the power is read again".to_owned(),
+            );
+        };
+        if let Some(why) = self.may_be_wired_elsewhere(&host, &device) {
+            return self.fence_unknown(id, step, why);
+        }
+        let round = if self.settings.guards.look_round && self.settings.guards.proof {
+            self.round_after(&host, read_at)
+        } else {
+            Some(true)
+        };
+        self.fresh_inventories(read_at);
+        let missing = self.not_heard_since(incident, &host, read_at);
+        match (round, missing) {
+            (Some(true), None) => self.proven_off(incident, &host, step, device),
+            (Some(false), _) => {
+                let why = format!(
+                    "{device} says off, yet {host} answers a probe: the device may be wired to another host, or lie"
+                );
+                self.fence_unknown(id, step, why);
+            }
+            (_, missing) if self.now.at.since(read_at) >= CONFIRM_WITHIN => {
+                let why = missing.map_or("no look round came about".to_owned(), |other| {
+                    format!("{device} says off, but {other}, heard when the order was given, has not been heard since: was it shot instead?")
+                });
+                self.fence_unknown(id, step, why);
+            }
+            _ => {}
+        }
+    }
+
+    /// "Off" is news about this host only if the device cannot be wired to
+    /// another host that is away: it has said "on" since that one was proven
+    /// dead. An operator who vouches for the wiring lifts this.
+    fn may_be_wired_elsewhere(&self, host: &HostId, device: &str) -> Option<String> {
+        let record = self.host(host)?;
+        let vouched = record.device_pinned || self.settings.devices.get(host).is_some_and(|device| device.pinned);
+        if vouched || !self.settings.guards.proof {
+            return None;
+        }
+        let todo = format!("`medevacctl pin-device {host}` vouches for its wiring");
+        let silent = |other: &&HostRecord| {
+            let standing = self.standing(other);
+            other.id != *host
+                && matches!(standing, Standing::Suspect | Standing::Hung | Standing::Unknown | Standing::Booting)
+        };
+        if let Some(other) = self.durable.hosts.iter().find(silent) {
+            return Some(format!(
+                "{device} says off, but {} is silent too, and it may be wired to that one; {todo}",
+                other.id
+            ));
+        }
+        let said_on = self.watches.get(host).and_then(|watch| watch.power_on_at);
+        if said_on.is_none() || said_on <= self.newest_departure(host) {
+            let why = "says off, but has not said on since another host went off, and may be wired to that one";
+            return Some(format!("{device} {why}; {todo}"));
+        }
+        None
+    }
+
+    /// Somebody recorded at the first order who has given no sign since `at`,
+    /// and whose silence is not explained.
+    fn not_heard_since(&self, incident: &IncidentRecord, host: &HostId, at: Moment) -> Option<HostId> {
+        if !self.settings.guards.proof || !self.settings.guards.look_round {
+            return None;
+        }
+        let recorded = incident.heard_at_order.iter().flatten();
+        recorded.filter(|other| *other != host).find(|other| !self.accounted_for(other, at)).cloned()
+    }
+
+    fn accounted_for(&self, other: &HostId, at: Moment) -> bool {
+        let Some(record) = self.host(other) else { return true };
+        // A proof that it is off is no excuse: our own order may be what hit it,
+        // and then "off" says nothing about the host that we meant.
+        let vouched = matches!(record.dead.as_ref().map(|death| &death.proof), Some(Proof::OperatorsWord { .. }));
+        let gone = match self.standing(record) {
+            Standing::Goodbye => true,
+            Standing::Dead => vouched,
+            _ => false,
+        };
+        gone || self.answered_since(other, at)
+    }
+
+    fn proven_off(&mut self, incident: &IncidentRecord, host: &HostId, step: StepId, device: String) {
+        let text =
+            format!("{device} says off after our order, nobody hears {host}, and everybody else was heard again");
+        let boot = incident.boot.clone();
+        self.proven(incident.id, host, boot, Proof::OffAfterOrder { device, step }, true, text);
+    }
+
+    /// Records a proof; from here on only recovery follows.
+    pub(crate) fn proven(
+        &mut self,
+        id: IncidentId,
+        host: &HostId,
+        boot: Option<BootId>,
+        proof: Proof,
+        by_us: bool,
+        text: String,
+    ) {
+        let wall = self.now.wall;
+        let Some(record) = self.durable.hosts.edit(host) else { return };
+        let Some(boot) = boot.or_else(|| record.boots.last().cloned()) else { return };
+        record.dead = Some(Death { boot, proof, wall, needs_hold: false, refuted: None });
+        record.fenced |= by_us;
+        let now = self.now.at;
+        if let Some(watch) = self.watches.get_mut(host) {
+            watch.died_at = Some(now);
+        }
+        self.note("MDV-PROOF", true, format!("{id}: {host} is proven dead: {text}"));
+        self.log(id, "proof", text);
+        self.begin_recovery(id, "its guests are looked after");
+    }
+
+    fn fence_unknown(&mut self, id: IncidentId, step: StepId, why: String) {
+        self.settle_step(step, StepState::Unknown { detail: why.clone() });
+        let Some(incident) = self.durable.incidents.edit(&id) else { return };
+        incident.fence_passes += 1;
+        let doubled = self.settings.fence_retry_first * 2u32.saturating_pow(incident.fence_passes.min(8) - 1);
+        let pause = doubled.min(self.settings.fence_retry_max);
+        let retry_at = self.now.at.plus(pause);
+        self.work(id).retry_at = Some(retry_at);
+        let text = format!("fence unknown: {why}; tried again in {}", shown(pause));
+        self.set_phase(id, Phase::FenceUnknown { why }, "fence-unknown", text.clone());
+        self.note("MDV-FENCE-UNKNOWN", true, format!("{id}: {text}"));
+    }
+
+    /// Nothing was proved. Tried again when its time has come and the evidence still holds.
+    fn review_unknown(&mut self, incident: &IncidentRecord) {
+        let Some(host) = incident.host.clone() else { return };
+        let Some(record) = self.host(&host).cloned() else { return };
+        if self.given_up_on(incident, &host) {
+            return;
+        }
+        if let Some(device) = self.off_by_itself(&record) {
+            return self.proven_by_itself(incident.id, &record, device);
+        }
+        if !incident.shot && self.is_heard(&record) {
+            return self.close(incident.id, "returned", format!("{host} is heard again"));
+        }
+        if !self.settings.devices.contains_key(&host) {
+            return self.rest(incident.id);
+        }
+        let (now, first) = (self.now.at, self.settings.fence_retry_first);
+        let due = *self.work(incident.id).retry_at.get_or_insert(now.plus(first));
+        let person = incident.kind == IncidentKind::HostShot;
+        let still = person || self.doubts(&record, incident.kind == IncidentKind::HostHung).is_empty();
+        if now >= due && still && self.durable.site().paused.is_none() && self.rail(incident, &host).is_none() {
+            self.shoot(incident.id, &host);
+        }
+    }
+
+    /// An off order has left and is not answered, and its time is not over.
+    pub(crate) fn off_order_is_out(&self, incident: &IncidentRecord) -> bool {
+        let Phase::Fencing { step } = incident.phase else { return false };
+        let asked = self.work.get(&incident.id).is_some_and(|work| work.asked);
+        asked && self.step_until.get(&step).is_some_and(|until| self.now.at < *until)
+    }
+
+    /// Past the point of no return: a new boot is proof, 30 s of the same boot cancel.
+    fn given_up_on(&mut self, incident: &IncidentRecord, host: &HostId) -> bool {
+        let Some(record) = self.host(host).cloned() else { return true };
+        if self.standing(&record) == Standing::Dead || record.boots.last() != incident.boot.as_ref() {
+            if self.off_order_is_out(incident) {
+                return true; // It may yet hit the new boot: it is waited out.
+            }
+            self.begin_recovery(incident.id, "its boot is proven dead");
+            return true;
+        }
+        let heard = self.is_heard(&record);
+        let now = self.now.at;
+        let Some(watch) = self.watches.get_mut(host) else { return false };
+        if !heard {
+            watch.back_since = None;
+            return false;
+        }
+        let since = *watch.back_since.get_or_insert(now);
+        if now.since(since) < BACK_FOR {
+            return false;
+        }
+        watch.back_since = None;
+        let text =
+            format!("{host} was ordered off, and yet it has been heard for {} with the same boot", shown(BACK_FOR));
+        self.note("MDV-FENCE-FAILED", true, format!("{}: {text}: look at its fence device", incident.id));
+        self.close(incident.id, "cancelled", text);
+        true
+    }
+
+    /// Proof 2: the device says off by itself, twice, and nobody is missing.
+    fn off_by_itself(&mut self, record: &HostRecord) -> Option<String> {
+        let device = self.settings.devices.get(&record.id)?.name.clone();
+        if record.power_on_boot.as_ref() != record.boots.last() || self.now.at < self.settle_until {
+            return None;
+        }
+        if self.may_be_wired_elsewhere(&record.id, &device).is_some() {
+            return None;
+        }
+        let suspicion = self.watches.get(&record.id)?.suspect.as_ref()?;
+        let heard = suspicion.heard.clone();
+        let mut reads = suspicion.reads.iter().rev().take_while(|(_, power)| *power == Power::Off);
+        let second = reads.next()?.0;
+        let first = reads.find(|(at, _)| second.since(*at) >= READS_APART)?.0;
+        if self.round_after(&record.id, first) != Some(true) {
+            return None;
+        }
+        self.fresh_inventories(second);
+        heard.iter().all(|other| self.accounted_for(other, second)).then_some(device)
+    }
+
+    fn proven_by_itself(&mut self, id: IncidentId, record: &HostRecord, device: String) {
+        match self.mode(&record.segment) {
+            Mode::Observe => return self.observed(id, record),
+            Mode::Approve | Mode::Act => {}
+        }
+        let text =
+            format!("{device} said on while {} was heard and says off now, twice; nobody else is missing", record.id);
+        let boot = record.boots.last().cloned();
+        self.proven(id, &record.id, boot, Proof::OffByItself { device }, false, text);
+    }
+}

@@ -1,0 +1,227 @@
+//! Incidents: opened, told about, closed. The records are the audit trail;
+//! [`Work`] is what a restart may forget.
+
+use crate::Triage;
+use crate::id::{BootId, HostId, IncidentId, InstanceId};
+use crate::ingest::DEFAULT_SEGMENT;
+use crate::record::{Entry, IncidentKind, IncidentRecord, OutcomeRecord, OutcomeState, Phase, SiteRecord};
+use crate::time::{Moment, millis};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Lines kept in a timeline: with the next limit, well below a record's size.
+const TIMELINE_MAX: usize = 120;
+/// A line of a timeline, cut at this many characters.
+const LINE_MAX: usize = 300;
+/// Closed incidents kept: the newest ones.
+const CLOSED_KEPT: usize = 500;
+
+/// What a restart may forget about an incident: clocks and questions under way.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub opened_at: Moment,
+    /// Nothing is tried before this moment.
+    pub retry_at: Option<Moment>,
+    /// The newest off order left at this moment.
+    pub ordered_at: Option<Moment>,
+    /// The confirming read was begun then.
+    pub read_at: Option<Moment>,
+    /// Loaded at start: reality is read again before anything is repeated.
+    pub resumed: bool,
+    /// A fence pass or a read of a resumed incident is under way.
+    pub asked: bool,
+    /// It may have something to do at any moment.
+    pub restless: bool,
+    /// Only inventories taken after this moment count as fresh.
+    pub fresh_from: Moment,
+    /// Doubts as last told, so that each is told once.
+    pub told: String,
+}
+
+impl Work {
+    pub fn new(now: Moment) -> Self {
+        Self {
+            opened_at: now,
+            retry_at: None,
+            ordered_at: None,
+            read_at: None,
+            resumed: false,
+            asked: false,
+            restless: true,
+            fresh_from: now,
+            told: String::new(),
+        }
+    }
+
+    pub fn resumed(now: Moment) -> Self {
+        Self { resumed: true, ..Self::new(now) }
+    }
+}
+
+/// What an incident is about.
+pub(crate) struct Opening {
+    pub kind: IncidentKind,
+    pub host: Option<HostId>,
+    pub boot: Option<BootId>,
+    pub instance: Option<InstanceId>,
+}
+
+impl Triage {
+    /// Opens an incident, or finds the open one of the same kind about the same thing.
+    pub(crate) fn open_incident(&mut self, opening: Opening, phase: Phase) -> IncidentId {
+        let same = |i: &&IncidentRecord| {
+            !i.phase.closed() && i.kind == opening.kind && i.host == opening.host && i.instance == opening.instance
+        };
+        if let Some(open) = self.durable.incidents.iter().find(same) {
+            return open.id;
+        }
+        let mut site = self.durable.site();
+        site.next_incident += 1;
+        let id = IncidentId(site.next_incident);
+        self.durable.site.put(SiteRecord { ..site });
+        let segment = opening.host.as_ref().and_then(|host| self.host(host)).map(|record| record.segment.clone());
+        self.durable.incidents.put(IncidentRecord {
+            id,
+            kind: opening.kind,
+            host: opening.host,
+            boot: opening.boot,
+            instance: opening.instance,
+            segment: segment.unwrap_or_else(|| DEFAULT_SEGMENT.into()),
+            phase,
+            opened: self.now.wall,
+            closed: None,
+            heard_at_order: None,
+            next_step: 0,
+            fence_passes: 0,
+            approved: None,
+            shot: false,
+            dropped: 0,
+            timeline: Vec::new(),
+            outcomes: BTreeMap::new(),
+        });
+        self.work.insert(id, Work::new(self.now.at));
+        id
+    }
+
+    pub(crate) fn work(&mut self, id: IncidentId) -> &mut Work {
+        let now = self.now.at;
+        self.work.entry(id).or_insert_with(|| Work::new(now))
+    }
+
+    pub(crate) fn incident(&self, id: IncidentId) -> Option<&IncidentRecord> {
+        self.durable.incidents.get(&id)
+    }
+
+    /// One more line of an incident's timeline.
+    pub(crate) fn log(&mut self, id: IncidentId, code: &str, text: String) {
+        let wall = self.now.wall;
+        let since_ms = self.since(id);
+        let Some(incident) = self.durable.incidents.edit(&id) else { return };
+        let text = if text.chars().count() > LINE_MAX { text.chars().take(LINE_MAX).collect() } else { text };
+        incident.timeline.push(Entry { wall, since_ms, code: code.to_owned(), text });
+        if incident.timeline.len() > TIMELINE_MAX {
+            // The beginning tells why; what repeats is in the middle.
+            incident.timeline.remove(TIMELINE_MAX / 2);
+            incident.dropped += 1;
+        }
+    }
+
+    /// Milliseconds since the host's last sign of life, or since the incident began.
+    fn since(&self, id: IncidentId) -> u64 {
+        let now = self.now.at;
+        let Some(incident) = self.incident(id) else { return 0 };
+        let first = incident.timeline.first().map(|entry| (entry.wall.0, entry.since_ms));
+        let from_first = first.map(|(wall, since)| since + self.now.wall.0.saturating_sub(wall));
+        let opened = self.work.get(&id).map_or(0, |work| millis(now.since(work.opened_at)));
+        let silence = incident.host.as_ref().map(|host| millis(self.silence(host)));
+        from_first.or(silence).unwrap_or(opened)
+    }
+
+    /// Moves an incident on, with the line that says so.
+    pub(crate) fn set_phase(&mut self, id: IncidentId, phase: Phase, code: &str, text: String) {
+        if self.incident(id).is_none_or(|incident| incident.phase == phase) {
+            return;
+        }
+        if let Some(incident) = self.durable.incidents.edit(&id) {
+            incident.phase = phase;
+        }
+        self.log(id, code, text);
+    }
+
+    pub(crate) fn close(&mut self, id: IncidentId, outcome: &str, text: String) {
+        if self.incident(id).is_none_or(|incident| incident.phase.closed()) {
+            return;
+        }
+        self.log(id, "closed", text.clone());
+        let wall = self.now.wall;
+        if let Some(incident) = self.durable.incidents.edit(&id) {
+            incident.phase = Phase::Closed { outcome: outcome.to_owned() };
+            incident.closed = Some(wall);
+        }
+        self.work.remove(&id);
+        self.note("MDV-CLOSED", false, format!("{id} closed, {outcome}: {text}"));
+    }
+
+    /// The open incident in which this host's death is dealt with.
+    pub(crate) fn host_incident(&self, host: &HostId) -> Option<IncidentId> {
+        let about = |i: &&IncidentRecord| {
+            let kind = matches!(
+                i.kind,
+                IncidentKind::HostSilent | IncidentKind::HostHung | IncidentKind::HostShot | IncidentKind::HostRebooted
+            );
+            kind && !i.phase.closed() && i.host.as_ref() == Some(host)
+        };
+        self.durable.incidents.iter().filter(about).map(|i| i.id).max()
+    }
+
+    /// Some open incident has this instance in hand.
+    pub(crate) fn in_hand(&self, instance: &InstanceId) -> bool {
+        self.hand(instance).is_some()
+    }
+
+    /// The open incident that has this instance in hand.
+    pub(crate) fn hand(&self, instance: &InstanceId) -> Option<IncidentId> {
+        let busy = |i: &&IncidentRecord| {
+            !i.phase.closed()
+                && (i.outcomes.get(instance).is_some_and(|o| {
+                    matches!(o.state, OutcomeState::Planned | OutcomeState::Starting | OutcomeState::Waiting)
+                }) || (i.kind == IncidentKind::InstanceGone && i.instance.as_ref() == Some(instance)))
+        };
+        self.durable.incidents.iter().find(busy).map(|i| i.id)
+    }
+
+    pub(crate) fn set_outcome(
+        &mut self,
+        id: IncidentId,
+        instance: &InstanceId,
+        state: OutcomeState,
+        host: Option<HostId>,
+        text: &str,
+    ) {
+        let Some(incident) = self.incident(id) else { return };
+        let new = OutcomeRecord { state, host, text: text.chars().take(LINE_MAX).collect() };
+        if incident.outcomes.get(instance) != Some(&new)
+            && let Some(incident) = self.durable.incidents.edit(&id)
+        {
+            incident.outcomes.insert(instance.clone(), new);
+        }
+    }
+
+    /// Old closed incidents go, their steps first.
+    pub(crate) fn prune(&mut self) {
+        let closed: BTreeSet<IncidentId> =
+            self.durable.incidents.iter().filter(|i| i.phase.closed()).map(|i| i.id).collect();
+        let excess = closed.len().saturating_sub(CLOSED_KEPT);
+        for id in closed.into_iter().take(excess) {
+            for step in self.durable.steps_of(id) {
+                self.durable.steps.remove(&step.id);
+            }
+            self.durable.incidents.remove(&id);
+        }
+        let hashes: BTreeSet<String> = self.durable.instances.iter().map(|i| i.xml_hash.clone()).collect();
+        for hash in self.durable.xmls.ids() {
+            if !hashes.contains(&hash) {
+                self.durable.xmls.remove(&hash);
+            }
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! An operator's word: done, or refused with a name and what to do about it.
+//! Every word carries its reason, which is kept.
+
+use crate::Triage;
+use crate::command::{Command, Refusal, Reply};
+use crate::homes::WORD_NEEDS_SILENCE;
+use crate::id::{BootId, HostId, IncidentId, InstanceId, SegmentId};
+use crate::incident::Opening;
+use crate::observation::Word;
+use crate::record::{
+    HomeWhy, HostRecord, IncidentKind, IncidentRecord, Maintenance, Mode, OutcomeState, Phase, Proof, SiteRecord,
+};
+use crate::time::shown;
+
+type Answer = Result<String, Refusal>;
+
+fn refuse(name: &'static str, text: String) -> Answer {
+    Err(Refusal { name, text })
+}
+
+impl Triage {
+    pub(crate) fn take_word(&mut self, token: u64, by: &str, reason: &str, word: Word) {
+        let answer = if self.deposed.is_some() {
+            refuse("not-deciding", "this aggregator does not decide here: see `medevacctl status`".to_owned())
+        } else if reason.trim().is_empty() {
+            refuse("no-reason", "every order is kept with its reason: add --reason '...'".to_owned())
+        } else {
+            let said = format!("{word:?}");
+            let answer = self.obey(by, reason, word);
+            let result = answer.as_ref().map_or_else(|refusal| format!("refused, {}", refusal.name), Clone::clone);
+            self.note("MDV-OPERATOR", false, format!("{by} said {said} because '{reason}': {result}"));
+            answer
+        };
+        self.out.replies.push(Reply { token, answer });
+    }
+
+    fn obey(&mut self, by: &str, reason: &str, word: Word) -> Answer {
+        match word {
+            Word::SetMode { segment, mode } => self.set_mode(&segment, mode),
+            Word::Pause => self.set_paused(Some(format!("{reason} ({by})"))),
+            Word::Resume => self.set_paused(None),
+            Word::Maintenance { host, on, until_back } => self.set_maintenance(&host, on, until_back, by, reason),
+            Word::Approve { incident } => self.approve(incident, by, reason),
+            Word::Cancel { incident } => self.cancel(incident, by, reason),
+            Word::Retry { incident } => self.retry(incident, by),
+            Word::ConfirmFenced { host, boot } => self.confirm_fenced(&host, boot, by, reason),
+            Word::Fence { host } => self.fence_by_word(&host, by, reason),
+            Word::Release { host } => self.release(&host),
+            Word::PowerOn { host } => self.power_on(&host),
+            Word::PinDevice { host } => self.pin_device(&host),
+            Word::Protect { instance } => self.protect(&instance, true),
+            Word::Unprotect { instance } => self.protect(&instance, false),
+            Word::Recover { instance } => self.recover(&instance, by, reason),
+        }
+    }
+
+    fn known_host(&self, host: &HostId) -> Result<HostRecord, Refusal> {
+        let unknown =
+            || Refusal { name: "unknown-host", text: format!("no host {host} has joined: see `medevacctl hosts`") };
+        self.host(host).cloned().ok_or_else(unknown)
+    }
+
+    fn open_one(&self, id: IncidentId) -> Result<IncidentRecord, Refusal> {
+        match self.incident(id) {
+            None => {
+                Err(Refusal { name: "unknown-incident", text: format!("there is no {id}: see `medevacctl incidents`") })
+            }
+            Some(incident) if incident.phase.closed() => {
+                Err(Refusal { name: "closed", text: format!("{id} is closed: see `medevacctl incident {id}`") })
+            }
+            Some(incident) => Ok(incident.clone()),
+        }
+    }
+
+    fn set_mode(&mut self, segment: &SegmentId, mode: Mode) -> Answer {
+        let Some(record) = self.durable.segments.edit(segment) else {
+            return refuse("unknown-segment", format!("no segment {segment}: see `medevacctl status`"));
+        };
+        record.mode = mode;
+        self.care_is_stale = true;
+        Ok(format!("segment {segment} is in mode {}", mode.name()))
+    }
+
+    fn set_paused(&mut self, paused: Option<String>) -> Answer {
+        let text = if paused.is_some() { "paused: nothing is ordered until `medevacctl resume`" } else { "resumed" };
+        let site = self.durable.site();
+        self.durable.site.put(SiteRecord { paused, ..site });
+        Ok(text.to_owned())
+    }
+
+    fn set_maintenance(&mut self, host: &HostId, on: bool, until_back: bool, by: &str, reason: &str) -> Answer {
+        self.known_host(host)?;
+        let Some(record) = self.durable.hosts.edit(host) else { return refuse("unknown-host", host.to_string()) };
+        record.maintenance = on.then(|| Maintenance { reason: reason.to_owned(), by: by.to_owned(), until_back });
+        let text = match (on, until_back) {
+            (true, true) => "is in maintenance until it is back with a new boot",
+            (true, false) => "is in maintenance until you end it",
+            (false, _) => "is no longer in maintenance",
+        };
+        Ok(format!("{host} {text}"))
+    }
+
+    fn approve(&mut self, id: IncidentId, by: &str, reason: &str) -> Answer {
+        self.open_one(id)?;
+        if let Some(incident) = self.durable.incidents.edit(&id) {
+            incident.approved = Some(format!("{by}: {reason}"));
+        }
+        self.log(id, "approved", format!("approved by {by}: {reason}"));
+        self.work(id).restless = true;
+        Ok(format!("{id} is approved as a whole; proof and homes hold as ever"))
+    }
+
+    fn cancel(&mut self, id: IncidentId, by: &str, reason: &str) -> Answer {
+        let incident = self.open_one(id)?;
+        if matches!(incident.phase, Phase::Fencing { .. } | Phase::Confirming { .. }) {
+            return refuse("off-order-out", format!("{id} has an off order out: wait until it is answered"));
+        }
+        let starting = incident.outcomes.values().any(|outcome| outcome.state == OutcomeState::Starting);
+        if starting {
+            return refuse("start-out", format!("{id} has starts that are not settled: wait until they are"));
+        }
+        self.close(id, "cancelled", format!("cancelled by {by}: {reason}"));
+        Ok(format!("{id} is cancelled; a host that stays silent is judged anew"))
+    }
+
+    fn retry(&mut self, id: IncidentId, by: &str) -> Answer {
+        self.open_one(id)?;
+        let now = self.now.at;
+        let work = self.work(id);
+        work.retry_at = Some(now);
+        work.fresh_from = now;
+        work.restless = true;
+        self.log(id, "retry", format!("{by} asked for another try"));
+        Ok(format!("{id} is tried again"))
+    }
+
+    /// Proof 7: refused while anybody has heard the host of late; it names a boot.
+    fn confirm_fenced(&mut self, host: &HostId, boot: Option<BootId>, by: &str, reason: &str) -> Answer {
+        let record = self.known_host(host)?;
+        let silence = self.silence(host);
+        if silence < WORD_NEEDS_SILENCE || self.streams(host) {
+            let text = format!(
+                "{host} was heard {} ago: a host must be silent for {}",
+                shown(silence),
+                shown(WORD_NEEDS_SILENCE)
+            );
+            return refuse("host-was-heard", text);
+        }
+        let current = record.boots.last().cloned().unwrap_or_default();
+        let boot = boot.unwrap_or_else(|| current.clone());
+        if boot != current {
+            return refuse("other-boot", format!("{host}'s current boot is {current}, not {boot}"));
+        }
+        let id = self.host_incident(host).unwrap_or_else(|| {
+            let opening = Opening {
+                kind: IncidentKind::HostSilent,
+                host: Some(host.clone()),
+                boot: Some(boot.clone()),
+                instance: None,
+            };
+            self.open_incident(opening, Phase::Watching)
+        });
+        if let Some(incident) = self.durable.incidents.edit(&id) {
+            incident.approved.get_or_insert_with(|| format!("{by}: {reason}"));
+        }
+        let proof = Proof::OperatorsWord { by: by.to_owned(), reason: reason.to_owned() };
+        let text = format!("{by} vouches that boot {boot} of {host} is dead: {reason}");
+        self.proven(id, host, Some(boot), proof, true, text);
+        Ok(format!("{host} counts as dead by your word; {id} recovers its guests"))
+    }
+
+    fn fence_by_word(&mut self, host: &HostId, by: &str, reason: &str) -> Answer {
+        let record = self.known_host(host)?;
+        if !self.settings.devices.contains_key(host) {
+            return refuse("no-device", format!("{host} has no [[fence]] entry in the aggregator's configuration"));
+        }
+        if self.settings.own_host.as_ref() == Some(host) {
+            return refuse("own-host", format!("this aggregator runs on {host}"));
+        }
+        if let Some(id) = self.host_incident(host) {
+            return refuse("has-incident", format!("{host} is dealt with in {id}: approve or retry that one"));
+        }
+        let boot = record.boots.last().cloned();
+        let opening = Opening { kind: IncidentKind::HostShot, host: Some(host.clone()), boot, instance: None };
+        let id = self.open_incident(opening, Phase::Watching);
+        if let Some(incident) = self.durable.incidents.edit(&id) {
+            incident.approved = Some(format!("{by}: {reason}"));
+        }
+        self.log(id, "ordered", format!("{by} orders {host} off: {reason}"));
+        Ok(format!("{id}: {host} will be switched off"))
+    }
+
+    fn release(&mut self, host: &HostId) -> Answer {
+        self.known_host(host)?;
+        let open =
+            self.host_incident(host).and_then(|id| self.incident(id)).filter(|i| !matches!(i.phase, Phase::Waiting));
+        if let Some(incident) = open {
+            return refuse(
+                "recovery-under-way",
+                format!("{} is under way: release {host} when it is done", incident.id),
+            );
+        }
+        if let Some(record) = self.durable.hosts.edit(host) {
+            record.fenced = false;
+        }
+        Ok(format!("{host} may be switched on"))
+    }
+
+    fn power_on(&mut self, host: &HostId) -> Answer {
+        let record = self.known_host(host)?;
+        if record.fenced {
+            return refuse("fenced", format!("{host} was fenced: run `medevacctl release {host}` first"));
+        }
+        if self.durable.site().paused.is_some() {
+            return refuse("paused", "everything is paused: run `medevacctl resume` first".to_owned());
+        }
+        if !self.settings.devices.contains_key(host) {
+            return refuse("no-device", format!("{host} has no [[fence]] entry in the aggregator's configuration"));
+        }
+        self.command(Command::PowerOn { host: host.clone() });
+        Ok(format!("{host} is being switched on"))
+    }
+
+    fn pin_device(&mut self, host: &HostId) -> Answer {
+        self.known_host(host)?;
+        let Some(device) = self.settings.devices.get(host).map(|device| device.name.clone()) else {
+            return refuse("no-device", format!("{host} has no [[fence]] entry in the aggregator's configuration"));
+        };
+        if let Some(record) = self.durable.hosts.edit(host) {
+            record.device_pinned = true;
+        }
+        Ok(format!("your word is kept that {device} is wired to {host}"))
+    }
+
+    fn protect(&mut self, instance: &InstanceId, protect: bool) -> Answer {
+        let Some(record) = self.find_instance(instance) else {
+            return refuse("unknown-instance", format!("no instance {instance}: see `medevacctl instances`"));
+        };
+        let name = record.name.clone();
+        if let Some(record) = self.durable.instances.edit(&record.id) {
+            record.protect = Some(protect);
+        }
+        self.care_is_stale = true;
+        Ok(format!("{name} is {}protected", if protect { "" } else { "not " }))
+    }
+
+    /// By UUID or by a name that only one instance has.
+    fn find_instance(&self, name: &InstanceId) -> Option<crate::InstanceRecord> {
+        if let Some(record) = self.durable.instances.get(name) {
+            return Some(record.clone());
+        }
+        let mut named = self.durable.instances.iter().filter(|record| record.name == name.as_str());
+        let first = named.next()?.clone();
+        named.next().is_none().then_some(first)
+    }
+
+    /// Ends a wait: homes that are merely presumed or unsettled on hosts that
+    /// nobody has heard for long are given up. A home that was shown is not:
+    /// that takes `confirm-fenced`.
+    fn recover(&mut self, instance: &InstanceId, by: &str, reason: &str) -> Answer {
+        let Some(record) = self.find_instance(instance) else {
+            return refuse("unknown-instance", format!("no instance {instance}: see `medevacctl instances`"));
+        };
+        let mut kept = record.homes.clone();
+        for (host, home) in &record.homes {
+            if self.is_dead(host, &home.boot) {
+                continue;
+            }
+            if home.why == HomeWhy::Shown || self.silence(host) < WORD_NEEDS_SILENCE || self.streams(host) {
+                let text = format!(
+                    "{host} showed it and is not proven dead: `medevacctl confirm-fenced {host}` takes your word for that"
+                );
+                return refuse("home-not-dead", text);
+            }
+            kept.remove(host);
+        }
+        let Some(id) = self.hand(&record.id) else {
+            return refuse("not-waiting", format!("{} waits for nothing", record.name));
+        };
+        if let Some(record) = self.durable.instances.edit(&record.id) {
+            record.homes = kept;
+            record.wanted = true;
+            record.protect = Some(true);
+            record.recover_word = Some(format!("{by}: {reason}"));
+        }
+        self.log(id, "recover", format!("{}: {by} takes it upon himself: {reason}", record.name));
+        let now = self.now.at;
+        let work = self.work(id);
+        work.fresh_from = now;
+        work.restless = true;
+        Ok(format!("{} is recovered in {id}", record.name))
+    }
+}

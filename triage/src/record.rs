@@ -1,0 +1,424 @@
+//! What is kept. Small keyed records; a change is a record's new value or its
+//! end. Durable state changes only by [`crate::Triage::apply`] of a committed
+//! change: live, at start and in replay alike.
+
+use crate::id::{BootId, HostId, IncidentId, InstanceId, PlaneId, SegmentId, StepId};
+use crate::observation::{Disk, Parting, RunState, StopReason};
+use crate::time::Wall;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// A record must stay below this when written as JSON (64 KiB).
+pub const RECORD_BYTES_MAX: usize = 64 * 1024;
+/// etcd's limit on one transaction is 128 operations; we stay below it.
+pub const COMMIT_CHANGES_MAX: usize = 100;
+/// etcd refuses requests of more than 1.5 MiB; we stay well below it.
+pub const COMMIT_BYTES_MAX: usize = 512 * 1024;
+
+/// The name of a record: `host/hv1`, `incident/7`, `step/7/2`.
+pub type Key = String;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant)] // Boxed where it is kept in numbers: in a change.
+pub enum Record {
+    Site(SiteRecord),
+    Segment(SegmentRecord),
+    Host(HostRecord),
+    Instance(InstanceRecord),
+    Incident(IncidentRecord),
+    Step(StepRecord),
+    Xml(XmlRecord),
+}
+
+/// One change of durable state.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Put(Key, Box<Record>),
+    Delete(Key),
+}
+
+impl Change {
+    pub fn key(&self) -> &str {
+        match self {
+            Change::Put(key, _) | Change::Delete(key) => key,
+        }
+    }
+}
+
+/// What holds for the whole site.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SiteRecord {
+    pub next_incident: u64,
+    /// An operator's brake, with the reason: nothing is ordered while it is set.
+    pub paused: Option<String>,
+}
+
+/// What medevac may do in a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Decide, show, alert; touch nothing.
+    #[default]
+    Observe,
+    /// Every plan waits for a person.
+    Approve,
+    Act,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Observe => "observe",
+            Mode::Approve => "approve",
+            Mode::Act => "act",
+        }
+    }
+    pub fn parse(text: &str) -> Option<Self> {
+        [Mode::Observe, Mode::Approve, Mode::Act].into_iter().find(|mode| mode.name() == text)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SegmentRecord {
+    pub id: SegmentId,
+    pub mode: Mode,
+    /// Hosts ordered off of late, newest last: the window rail's memory. After
+    /// a restart each counts as of now.
+    pub shot: Vec<HostId>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostRecord {
+    pub id: HostId,
+    pub segment: SegmentId,
+    /// Pinned at the first join.
+    pub machine: String,
+    /// Known boots, oldest first; the last one is the current one.
+    pub boots: Vec<BootId>,
+    /// The newest boot that is proven dead, and by what: it and all before it.
+    pub dead: Option<Death>,
+    pub planes: BTreeMap<PlaneId, String>,
+    pub has_inventory: bool,
+    pub maintenance: Option<Maintenance>,
+    pub goodbye: Option<Goodbye>,
+    /// Switched off by us, and not released: it stays off.
+    pub fenced: bool,
+    /// The boot in which a second user-space service answered a probe.
+    pub banner_boot: Option<BootId>,
+    /// The boot in which the fence device said "on".
+    pub power_on_boot: Option<BootId>,
+    /// An operator vouched that the fence device is wired to this host.
+    pub device_pinned: bool,
+    pub memory_total_kib: u64,
+    /// Facts of the current boot up to here have had their effect.
+    pub acked_seq: u64,
+    /// An alarm that bars automatic acts: the same identity in two places.
+    pub cloned: Option<String>,
+    /// Markers of storage that it reads: directory -> random id.
+    pub storage: BTreeMap<String, String>,
+    pub warnings: Vec<String>,
+    /// Hold of the current boot has ended.
+    pub hold_released: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Death {
+    pub boot: BootId,
+    pub proof: Proof,
+    pub wall: Wall,
+    /// Nothing is started elsewhere on this proof before the new boot's agent
+    /// has said that it holds its guests.
+    pub needs_hold: bool,
+    /// A boot proven dead showed life: no further starts on this proof.
+    pub refuted: Option<String>,
+}
+
+/// What proves that a boot is dead. Nothing else does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "proof", rename_all = "kebab-case")]
+pub enum Proof {
+    /// A device said off after our order, and a look round agreed.
+    OffAfterOrder {
+        device: String,
+        step: StepId,
+    },
+    /// A device said off by itself, twice, and a look round agreed.
+    OffByItself {
+        device: String,
+    },
+    NewBoot {
+        boot: BootId,
+        uptime_ms: u64,
+    },
+    OperatorsWord {
+        by: String,
+        reason: String,
+    },
+    // Watchdog lease, storage fence, crash notice and a Pacemaker's fence event
+    // have their place here.
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Maintenance {
+    pub reason: String,
+    pub by: String,
+    pub until_back: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Goodbye {
+    pub boot: BootId,
+    pub parting: Parting,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    pub id: InstanceId,
+    pub name: String,
+    /// Where it may be running.
+    pub homes: BTreeMap<HostId, Home>,
+    /// Where it was last shown, running or not.
+    pub last_host: HostId,
+    pub last_state: RunState,
+    pub last_stop: StopReason,
+    pub memory_kib: u64,
+    pub xml_hash: String,
+    pub persistent: bool,
+    pub disks: Vec<Disk>,
+    pub local_only: Vec<String>,
+    pub marked: bool,
+    /// An operator's word; `None`: the site's setting decides.
+    pub protect: Option<bool>,
+    /// Hosts on which its domain is defined.
+    pub defined_on: BTreeSet<HostId>,
+    /// Started elsewhere for good: what another host still has defined is to be removed.
+    pub moved_to: Option<HostId>,
+    /// Restarts at home of late: the back-off's memory.
+    pub restarts: u32,
+    /// It is to run: it ran, and nobody who may stop it did.
+    pub wanted: bool,
+    /// An operator answers for it that no host without an inventory has it.
+    pub recover_word: Option<String>,
+}
+
+/// One place where an instance may be running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Home {
+    pub boot: BootId,
+    pub why: HomeWhy,
+    pub incoming: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HomeWhy {
+    /// Its inventory shows it.
+    Shown,
+    /// A start was ordered there and is not settled.
+    Ordered(StepId),
+    /// The dead host's last inventory was stale or a migration was leaving it.
+    Presumed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IncidentKind {
+    /// A host fell silent.
+    HostSilent,
+    /// User space stands still, the kernel answers.
+    HostHung,
+    /// The agent failed; the host lives.
+    AgentFailed,
+    /// A person ordered a host off.
+    HostShot,
+    /// A host came back from a boot that we did not prove dead before.
+    HostRebooted,
+    /// One guest ended by itself.
+    InstanceGone,
+    /// The same host in two places, or an identity that does not match.
+    HostCloned,
+    /// The same instance in two places.
+    TwoCopies,
+    /// A boot proven dead shows life.
+    ProofRefuted,
+    /// Facts were lost by an agent.
+    FactsLost,
+    /// No plan can be carried out: alert only.
+    AlertOnly,
+}
+
+/// Where an incident stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Phase {
+    /// Opened; nothing decided yet, or nothing to be done but look.
+    Watching,
+    /// An observe-mode segment: what act would have done is written down.
+    Observed,
+    WaitingForApproval,
+    /// Condemned, but a rail says wait.
+    WaitingForRail {
+        rail: String,
+    },
+    /// Condemned, but an operator's brake is on.
+    Paused,
+    /// An off order is out.
+    Fencing {
+        step: StepId,
+    },
+    /// Off was read; looking round before it counts as proof.
+    Confirming {
+        step: StepId,
+        device: String,
+    },
+    /// A pass through the levels proved nothing; tried again.
+    FenceUnknown {
+        why: String,
+    },
+    /// Proven dead; fresh inventories are being gathered, starts are ordered.
+    Recovering,
+    /// Every instance has an outcome; some wait for capacity or for their host.
+    Waiting,
+    /// A guest ended: libvirt has not told why yet.
+    CausePending,
+    /// A restart at home waits for its back-off.
+    BackingOff,
+    Closed {
+        outcome: String,
+    },
+}
+
+impl Phase {
+    pub fn closed(&self) -> bool {
+        matches!(self, Phase::Closed { .. })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IncidentRecord {
+    pub id: IncidentId,
+    pub kind: IncidentKind,
+    pub host: Option<HostId>,
+    pub boot: Option<BootId>,
+    pub instance: Option<InstanceId>,
+    pub segment: SegmentId,
+    pub phase: Phase,
+    pub opened: Wall,
+    pub closed: Option<Wall>,
+    /// Everyone heard when the first off order was committed; retries keep it.
+    pub heard_at_order: Option<BTreeSet<HostId>>,
+    /// Number of the next step: counts up, never reused.
+    pub next_step: u32,
+    /// Fence passes that proved nothing.
+    pub fence_passes: u32,
+    pub approved: Option<String>,
+    /// An off order was committed: past the point of no return.
+    pub shot: bool,
+    /// Entries dropped from the front of the timeline to keep it small.
+    pub dropped: u32,
+    pub timeline: Vec<Entry>,
+    pub outcomes: BTreeMap<InstanceId, OutcomeRecord>,
+}
+
+/// One line of an incident's timeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub wall: Wall,
+    /// Milliseconds since the last sign of life, or since the incident began.
+    pub since_ms: u64,
+    pub code: String,
+    pub text: String,
+}
+
+/// What became of one instance in one incident.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeRecord {
+    pub state: OutcomeState,
+    pub host: Option<HostId>,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutcomeState {
+    Planned,
+    Starting,
+    Recovered,
+    Waiting,
+    Skipped,
+}
+
+/// One step of a plan: what is to be done, durable before it leaves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    pub id: StepId,
+    pub what: StepKind,
+    pub state: StepState,
+    /// How long it may take, counted anew after a restart.
+    pub deadline_ms: u64,
+    /// What had to hold when it was ordered.
+    pub precondition: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum StepKind {
+    FenceOff { host: HostId },
+    Start { instance: InstanceId, target: HostId, boot: BootId, define: bool },
+    Remove { instance: InstanceId, host: HostId, boot: BootId },
+    DestroyIncoming { instance: InstanceId, host: HostId, boot: BootId },
+    ReleaseHold { host: HostId, boot: BootId },
+}
+
+impl fmt::Display for StepKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StepKind::FenceOff { host } => write!(f, "switch {host} off"),
+            StepKind::Start { instance, target, define: true, .. } => {
+                write!(f, "define and start {instance} on {target}")
+            }
+            StepKind::Start { instance, target, .. } => write!(f, "start {instance} on {target}"),
+            StepKind::Remove { instance, host, .. } => write!(f, "remove the stale copy of {instance} from {host}"),
+            StepKind::DestroyIncoming { instance, host, .. } => {
+                write!(f, "destroy the incoming copy of {instance} on {host}")
+            }
+            StepKind::ReleaseHold { host, .. } => write!(f, "end the hold of {host}"),
+        }
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Proof::OffAfterOrder { device, step } => write!(f, "{device} said off after order {step}"),
+            Proof::OffByItself { device } => write!(f, "{device} said off by itself, twice"),
+            Proof::NewBoot { boot, .. } => write!(f, "its machine runs boot {boot} now"),
+            Proof::OperatorsWord { by, reason } => write!(f, "{by} vouched for it: {reason}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum StepState {
+    /// Committed; it may have left the process.
+    Ordered,
+    Done {
+        detail: String,
+    },
+    Refused {
+        reason: String,
+    },
+    /// It may have had its effect; settled only by what is seen later.
+    Unknown {
+        detail: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XmlRecord {
+    pub hash: String,
+    pub xml: String,
+}

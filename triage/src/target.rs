@@ -1,0 +1,152 @@
+//! Where to start an instance: scores that sort, and print as the answer to
+//! "why host B".
+
+use crate::Triage;
+use crate::id::{HostId, IncidentId};
+use crate::record::{HostRecord, InstanceRecord, StepKind, StepState};
+use crate::standing::Standing;
+use std::fmt;
+
+/// Fields in order of importance: the greatest score wins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Score {
+    /// It is already defined there: nothing new can be rejected.
+    pub defined: bool,
+    /// Memory left above the reserve once it runs there, in MiB.
+    pub spare_mib: u64,
+    /// Ties are settled by name, so that a replay chooses the same.
+    pub host: HostId,
+}
+
+impl fmt::Display for Score {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let defined = if self.defined { ", already defined there" } else { "" };
+        write!(f, "{}: {} MiB spare{defined}", self.host, self.spare_mib)
+    }
+}
+
+impl Triage {
+    /// The best target for an instance, or why there is none.
+    pub(crate) fn choose_target(
+        &self,
+        incident: IncidentId,
+        record: &InstanceRecord,
+        not: &[HostId],
+    ) -> Result<Score, String> {
+        bound_to_host(record)?;
+        let segment = self.host(&record.last_host).map(|host| host.segment.clone()).unwrap_or_default();
+        let mut scores = Vec::new();
+        let mut refused = Vec::new();
+        for host in self.durable.hosts.iter().filter(|host| host.segment == segment && !not.contains(&host.id)) {
+            match self.score(incident, record, host) {
+                Ok(score) => scores.push(score),
+                Err(why) => refused.push(format!("{}: {why}", host.id)),
+            }
+        }
+        scores.into_iter().max().ok_or_else(|| {
+            if refused.is_empty() {
+                "no other host is there".to_owned()
+            } else {
+                format!("no target: {}", refused.join("; "))
+            }
+        })
+    }
+
+    fn score(&self, incident: IncidentId, record: &InstanceRecord, host: &HostRecord) -> Result<Score, String> {
+        self.can_take(host)?;
+        reaches_disks(record, host)?;
+        if self.refused_by(incident, record, &host.id) {
+            return Err("it refused this start".to_owned());
+        }
+        let spare = self.spare_kib(&host.id)?;
+        let left = spare.checked_sub(record.memory_kib).ok_or_else(|| {
+            format!("{} MiB free above the reserve, {} needed", spare / 1024, record.memory_kib / 1024)
+        })?;
+        Ok(Score { defined: record.defined_on.contains(&host.id), spare_mib: left / 1024, host: host.id.clone() })
+    }
+
+    /// Nothing about the host itself speaks against starts there.
+    pub(crate) fn can_take(&self, host: &HostRecord) -> Result<(), String> {
+        let standing = self.standing(host);
+        if standing != Standing::Heard || !self.streams(&host.id) {
+            return Err(format!("it is {}", standing.name()));
+        }
+        if host.maintenance.is_some() {
+            return Err("it is in maintenance".to_owned());
+        }
+        if host.cloned.is_some() {
+            return Err("its identity was seen in two places".to_owned());
+        }
+        let live = self.watches.get(&host.id).and_then(|watch| watch.session.as_ref());
+        if !live.is_some_and(|live| live.libvirt_answers) {
+            return Err("its libvirt does not answer".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Memory above the reserve, less what starts under way there will take.
+    fn spare_kib(&self, host: &HostId) -> Result<u64, String> {
+        let live = self.watches.get(host).and_then(|watch| watch.session.as_ref());
+        let free = live.map_or(0, |live| live.memory_available_kib);
+        let taken: u64 = self.starts_under_way(host).iter().map(|record| record.memory_kib).sum();
+        free.checked_sub(self.settings.memory_reserve_kib + taken).ok_or_else(|| {
+            format!(
+                "{} MiB free is not above the reserve of {} MiB",
+                free / 1024,
+                self.settings.memory_reserve_kib / 1024
+            )
+        })
+    }
+
+    /// Instances whose start at this host is not settled.
+    pub(crate) fn starts_under_way(&self, host: &HostId) -> Vec<InstanceRecord> {
+        let near = self.durable.instances_near(host);
+        let pending = |record: &&InstanceRecord| record.homes.get(host).is_some_and(|home| self.is_pending(&home.why));
+        near.iter().filter_map(|id| self.durable.instances.get(id)).filter(pending).cloned().collect()
+    }
+
+    fn refused_by(&self, incident: IncidentId, record: &InstanceRecord, host: &HostId) -> bool {
+        self.durable.steps_of(incident).iter().any(|step| {
+            let start = matches!(&step.what, StepKind::Start { instance, target, .. } if *instance == record.id && target == host);
+            start && matches!(step.state, StepState::Refused { .. })
+        })
+    }
+
+    /// Whether it could run on any other host, computed while all is well and shown with its reason.
+    pub(crate) fn recoverable_elsewhere(&self, record: &InstanceRecord) -> Result<(), String> {
+        bound_to_host(record)?;
+        let segment = self.host(&record.last_host).map(|host| host.segment.clone()).unwrap_or_default();
+        let mut why = "no other host has joined".to_owned();
+        for host in self.durable.hosts.iter().filter(|h| h.segment == segment && h.id != record.last_host) {
+            match reaches_disks(record, host) {
+                Ok(()) => return Ok(()),
+                Err(reason) => why = reason,
+            }
+        }
+        Err(why)
+    }
+}
+
+/// What binds an instance to its host whatever the target.
+fn bound_to_host(record: &InstanceRecord) -> Result<(), String> {
+    if let Some(reason) = record.local_only.first() {
+        return Err(format!("bound to its host: {reason}"));
+    }
+    if record.xml_hash.is_empty() {
+        return Err("its definition is not known".to_owned());
+    }
+    Ok(())
+}
+
+/// Every disk lies on a network disk, or beside a marker that the target reads too.
+fn reaches_disks(record: &InstanceRecord, host: &HostRecord) -> Result<(), String> {
+    for disk in record.disks.iter().filter(|disk| !disk.network) {
+        let Some(marker) = &disk.marker else {
+            return Err(format!("{} is not known to be on shared storage", disk.path));
+        };
+        if !host.storage.values().any(|read| read == marker) {
+            return Err(format!("{} is on storage that {} does not read", disk.path, host.id));
+        }
+    }
+    Ok(())
+}
