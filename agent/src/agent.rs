@@ -27,11 +27,11 @@ use crate::hypervisor::Hypervisor;
 use crate::link::Happening;
 use crate::markers::{Found, Wanted};
 use crate::qemu::{Seen, Watch};
-use crate::spool::Spool;
+use crate::spool::{Entry, Spool};
 use crate::state::StateFile;
 use crate::{clock, libvirt};
 use medevac_probe::Responder;
-use medevac_proto::session::fact::What;
+use medevac_proto::session::{Fact, fact::What};
 use reads::Reads;
 use session::Link;
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,10 +131,7 @@ impl Agent {
     /// Puts the parts together. The second value receives the ends of its tasks: pass it to `run`.
     pub fn new(parts: Parts) -> (Agent, mpsc::Receiver<duties::Done>) {
         let (done, ends) = mpsc::channel(DONE);
-        let guests = {
-            let state = parts.state.read();
-            Guests::new(&state.ran, &state.has_run)
-        };
+        let guests = remembered(&parts.state, &parts.spool);
         let links = parts.config.aggregators.iter().map(|a| Link::new(&a.text)).collect();
         let agent = Agent {
             config: parts.config,
@@ -198,6 +195,7 @@ impl Agent {
         self.answer_asks();
         self.read_next();
         self.pump();
+        self.persist();
         if !self.ready.is_cancelled() && self.may_say_hello() {
             self.ready.cancel();
             notify(&[sd_notify::NotifyState::Ready]);
@@ -231,7 +229,7 @@ impl Agent {
                 }
             }
             let fact = self.spool.push(what, clock::boot_ms(), clock::wall_ms());
-            tracing::info!(seq = fact.seq, "fact: {:?}", fact.what);
+            tracing::info!(seq = fact.seq, "{}", fact.what.as_ref().map(told).unwrap_or_default());
         }
     }
 
@@ -248,6 +246,32 @@ impl Agent {
             // Where the loop has ended, nobody needs to know.
             let _ = done.send(task.await).await;
         });
+    }
+}
+
+/// The view as it was when the agent ended. A death that is in the spool was seen, also where the
+/// agent was killed before it could write that down elsewhere.
+fn remembered(state: &StateFile, spool: &Spool) -> Guests {
+    let state = state.read();
+    let (mut ran, mut owed) = (state.ran.clone(), state.owed.clone());
+    for (_, entry) in spool.entries() {
+        if let Entry::Fact(Fact { what: Some(What::InstanceGone(gone)), .. }) = entry
+            && ran.get(&gone.uuid).is_some_and(|(pid, start)| i64::from(*pid) == gone.pid && *start == gone.pid_start)
+        {
+            owed.extend(ran.remove_entry(&gone.uuid));
+        }
+    }
+    Guests::new(&ran, &owed, &state.has_run)
+}
+
+/// A fact in words, for the log.
+fn told(what: &What) -> String {
+    match what {
+        What::InstanceGone(g) => format!("guest {} is gone (pid {}), cause pending", g.uuid, g.pid),
+        What::InstanceStopped(s) => format!("guest {} stopped: {}", s.uuid, s.reason().as_str_name()),
+        What::InstanceStarted(s) => format!("guest {} runs (pid {})", s.uuid, s.pid),
+        What::SightLost(l) => format!("{} is out of sight: {}", l.of, l.why),
+        What::SightRegained(r) => format!("{} is in sight again", r.of),
     }
 }
 

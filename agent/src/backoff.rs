@@ -19,7 +19,7 @@ impl Backoff {
     }
 
     /// How long to wait now.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let span = self.next;
         self.next = (self.next * 2).min(self.ceiling);
         // Never below the floor, which the first wait equals at most twice.
@@ -47,11 +47,11 @@ mod tests {
         let (floor, ceiling) = (Duration::from_millis(200), Duration::from_secs(5));
         let mut b = Backoff::new(floor, ceiling);
         for _ in 0..20 {
-            let wait = b.next();
+            let wait = b.wait();
             assert!(wait >= floor && wait <= ceiling, "{wait:?}");
         }
-        assert!(b.next() >= ceiling / 2);
+        assert!(b.wait() >= ceiling / 2);
         b.reset();
-        assert!(b.next() <= floor);
+        assert!(b.wait() <= floor);
     }
 }

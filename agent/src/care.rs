@@ -25,11 +25,17 @@ pub enum Step {
 /// The steps that remain, given what libvirt last said.
 pub fn plan<'a>(state: &State, domains: impl Iterator<Item = &'a Domain>) -> Vec<Step> {
     let mut steps = Vec::new();
+    // Before the first care nobody has said what is protected: what is owed stays owed.
+    if state.mode.is_empty() {
+        return steps;
+    }
     for d in domains.filter(|d| d.persistent) {
         let cared_for = state.acts() && state.protected.contains(&d.uuid);
+        // The note outlives a lost state directory.
+        let noted = !d.autostart && d.description.as_ref().is_some_and(|d| d.autostart_noted);
         if cared_for && d.autostart {
             steps.push(Step::Take(d.uuid.clone()));
-        } else if !cared_for && state.autostart_taken.contains(&d.uuid) {
+        } else if !cared_for && (noted || state.autostart_taken.contains(&d.uuid)) {
             steps.push(Step::GiveBack(d.uuid.clone()));
         }
     }
@@ -132,6 +138,18 @@ mod tests {
     fn an_unprotected_guest_gets_its_flag_back() {
         let steps = plan(&state("approve", &[], &["a"]), [domain("a", false)].iter());
         assert_eq!(steps, [Step::GiveBack("a".into())]);
+    }
+
+    #[test]
+    fn nothing_is_given_back_before_the_first_care() {
+        assert_eq!(plan(&state("", &[], &["a"]), [domain("a", false)].iter()), []);
+    }
+
+    #[test]
+    fn a_flag_noted_in_the_metadata_is_owed_even_without_our_own_state() {
+        let noted = crate::domain_xml::Description { autostart_noted: true, ..Default::default() };
+        let d = Domain { description: Some(Arc::new(noted)), ..domain("a", false) };
+        assert_eq!(plan(&state("observe", &[], &[]), [d].iter()), [Step::GiveBack("a".into())]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct Source {
 }
 
 /// One version of a domain's inactive XML, and what follows from it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Description {
     /// Hex of the text's digest: names this version.
     pub hash: String,
@@ -44,6 +44,13 @@ pub struct Description {
     pub marked: bool,
     /// The agent of some host cleared the autostart flag and owes it back.
     pub autostart_noted: bool,
+}
+
+impl std::fmt::Debug for Description {
+    /// Never the text: it may hold passwords of consoles and storage.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Description").field("uuid", &self.uuid).field("hash", &self.hash).finish_non_exhaustive()
+    }
 }
 
 impl Description {
@@ -236,6 +243,12 @@ mod tests {
         );
         assert!(d.marked && d.autostart_noted);
         assert!(!parse("<metadata><m:protect xmlns:m='urn:other'/></metadata>").marked);
+    }
+
+    #[test]
+    fn the_text_is_never_shown() {
+        let d = parse("<devices><graphics type='vnc' passwd='hunter2'/></devices>");
+        assert!(d.text.contains("hunter2") && !format!("{d:?}").contains("hunter2"));
     }
 
     #[test]

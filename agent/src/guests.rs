@@ -70,9 +70,18 @@ pub struct Marked {
 }
 
 impl Guests {
-    /// `ran`: guests that ran when the agent ended in this same boot, with pid and start time.
-    pub fn new(ran: &BTreeMap<String, (i32, u64)>, has_run: &BTreeSet<String>) -> Guests {
+    /// What the agent knew when it ended in this same boot, with pid and start time: who ran, and
+    /// who had ended without a reason being told.
+    pub fn new(
+        ran: &BTreeMap<String, (i32, u64)>,
+        owed: &BTreeMap<String, (i32, u64)>,
+        has_run: &BTreeSet<String>,
+    ) -> Guests {
         let mut guests = Guests { has_run: has_run.clone(), ..Guests::default() };
+        for (uuid, (pid, start)) in owed {
+            let dead = Some(Dead { pid: *pid, start: *start, told: false });
+            guests.guests.insert(uuid.clone(), Guest { dead, ..Guest::default() });
+        }
         for (uuid, (pid, start)) in ran {
             // Taken for alive until the first scan says otherwise.
             let key = format!("{uuid}/{pid}/{start}");
@@ -164,8 +173,10 @@ impl Guests {
             }
             facts.extend(self.stopped_by_state(uuid, &d, was_active));
         }
+        // One whose reason is owed stays for the event that may still come.
         let guest = &self.guests[uuid];
-        if guest.domain.is_none() && guest.process.is_none() {
+        let owed = guest.dead.as_ref().is_some_and(|d| !d.told);
+        if guest.domain.is_none() && guest.process.is_none() && !owed {
             self.guests.remove(uuid);
         }
         facts
@@ -203,6 +214,12 @@ impl Guests {
     pub fn untold(&self) -> Vec<String> {
         let owed = |g: &Guest| g.dead.as_ref().is_some_and(|d| !d.told) && g.process.is_none();
         self.guests.iter().filter(|(_, g)| owed(g)).map(|(uuid, _)| uuid.clone()).collect()
+    }
+
+    /// Guests that ended, and whose reason is not told: what a restart of the agent must remember.
+    pub fn owed(&self) -> BTreeMap<String, (i32, u64)> {
+        let dead = |g: &Guest| g.dead.as_ref().filter(|d| !d.told && d.pid > 0).map(|d| (d.pid, d.start));
+        self.guests.iter().filter_map(|(uuid, g)| Some((uuid.clone(), dead(g)?))).collect()
     }
 
     /// Guests that run, with pid and start time: what a restart of the agent must remember.

@@ -2,17 +2,18 @@
 //!
 //! ```text
 //!   event thread   libvirt's event loop; callbacks only copy and send
-//!   supervisor     open -> register -> list -> events ... -> close -> back-off -> open
-//!   workers        one for reading, one for the hands; each call has our own deadline
+//!   reader         one thread, one connection: lists, states, XML; libvirt's events
+//!   hands          up to four threads, each with its own connection: starts and stops
+//!   supervisor     open -> listen, look every 2 s -> lost -> back-off -> open
 //! ```
 //!
-//! A call that does not come back is left behind with its thread, and a new
-//! worker takes over, a few times; then libvirt counts as out of sight.
-//! This directory is the only place with `unsafe`.
+//! Every call has our own deadline. A call that does not come back is left
+//! behind with its thread and its connection, up to a limit; then libvirt
+//! counts as out of sight. This directory is the only place with `unsafe`.
 
 mod calls;
-mod connection;
 mod events;
+mod hands;
 mod supervisor;
 mod worker;
 

@@ -79,7 +79,7 @@ pub async fn run(
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = sleep(backoff.next()) => {}
+            () = sleep(backoff.wait()) => {}
         }
     }
 }

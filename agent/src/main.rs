@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use medevac_agent::{app, control};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
@@ -49,7 +50,8 @@ fn main() -> Result<()> {
         Some(Word::GiveBack { reason }) => control::Word::GiveBack(reason),
         None => {
             let filter = EnvFilter::try_from_env("MEDEVAC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            let colour = std::io::stderr().is_terminal();
+            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
             let result = runtime.block_on(app::run(config));
             // Threads that hang in libvirt or on dead storage are not waited for.
             runtime.shutdown_background();

@@ -160,6 +160,11 @@ impl Spool {
         }
     }
 
+    /// Whether everything that waits is on disk too.
+    pub fn is_on_disk(&self) -> bool {
+        !self.unwritten
+    }
+
     /// Tries again to bring what is in memory alone onto the disk. True when all of it is there.
     pub fn settle(&mut self) -> bool {
         if self.unwritten && self.rewrite().is_ok() {

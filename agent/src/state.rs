@@ -12,8 +12,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Earlier boots that a hello names: enough for a host that rebooted again and
+/// again while no aggregator listened.
+const EARLIER_BOOTS_MAX: usize = 16;
 
 /// Results kept for commands that come twice. More than a plan for any one host has steps.
 const COMMANDS_MAX: usize = 4096;
@@ -66,6 +71,8 @@ pub struct State {
     pub epoch: Option<Epoch>,
     pub boot_id: String,
     pub previous_boot_id: String,
+    /// Boots before this one, newest first.
+    pub earlier_boot_ids: VecDeque<String>,
     /// Mode of the last care: "observe", "approve" or "act".
     pub mode: String,
     pub protected: BTreeSet<String>,
@@ -76,6 +83,8 @@ pub struct State {
     pub autostart_taken: BTreeSet<String>,
     /// Guests that run, with pid and start time; after a restart, those that ran before it.
     pub ran: BTreeMap<String, (i32, u64)>,
+    /// Guests that ended, with pid and start time, and whose reason libvirt has not told.
+    pub owed: BTreeMap<String, (i32, u64)>,
     /// Guests that ran when the host went down.
     pub ran_before_boot: BTreeSet<String>,
     /// Guests that the aggregator said to leave alone, with its reason.
@@ -92,9 +101,14 @@ impl State {
             return;
         }
         self.previous_boot_id = std::mem::replace(&mut self.boot_id, boot_id.to_owned());
+        if !self.previous_boot_id.is_empty() {
+            self.earlier_boot_ids.push_front(self.previous_boot_id.clone());
+            self.earlier_boot_ids.truncate(EARLIER_BOOTS_MAX);
+        }
         self.held = !self.previous_boot_id.is_empty() && self.acts();
         self.ran_before_boot = std::mem::take(&mut self.ran).into_keys().collect();
         self.left.clear();
+        self.owed.clear();
         self.has_run.clear();
     }
 
@@ -142,6 +156,13 @@ impl StateFile {
     /// Reads `DIR/state.json`, or starts an empty one, and takes note of this boot.
     pub fn open(dir: &Path, boot_id: &str) -> Result<StateFile, StateError> {
         fs::create_dir_all(dir).map_err(|source| StateError::Io { what: "create", path: dir.into(), source })?;
+        // Domains' XML and what they hold is nobody else's to read.
+        let private = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(dir, private).map_err(|source| StateError::Io {
+            what: "protect",
+            path: dir.into(),
+            source,
+        })?;
         let path = dir.join("state.json");
         let state = match fs::read(&path) {
             Ok(bytes) => {
@@ -185,8 +206,8 @@ impl StateFile {
             let path = path.to_owned();
             move |source| StateError::Io { what, path, source }
         };
-        let bytes = serde_json::to_vec_pretty(state)
-            .map_err(|source| StateError::Damaged { path: self.path.clone(), source })?;
+        let bytes =
+            serde_json::to_vec(state).map_err(|source| StateError::Damaged { path: self.path.clone(), source })?;
         let mut file = private(&new).map_err(fail("create", &new))?;
         file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(fail("write", &new))?;
         fs::rename(&new, &self.path).map_err(fail("replace", &self.path))?;

@@ -53,7 +53,6 @@ fn ordered(shutdown: Option<i32>) -> StopReason {
 /// Whether libvirt says that the domain has a running hypervisor process.
 pub fn is_active(domain: &Domain) -> bool {
     !matches!(domain.state, sys::VIR_DOMAIN_SHUTOFF | sys::VIR_DOMAIN_NOSTATE)
-        && !(domain.state == sys::VIR_DOMAIN_CRASHED && domain.reason == 0)
 }
 
 /// Whether libvirt says that the guest's processors run.

@@ -45,7 +45,7 @@ async fn a_killed_qemu_is_told_at_once_and_again_until_it_is_acknowledged() {
     assert!(hello.next_seq > gone.seq);
     assert_eq!(session.fact(is_gone(&qemu.uuid)).await, gone);
     session.send(ack(&gone)).await;
-    session.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    session.settled().await;
     agent.terminate();
     let goodbye = session.next(|b| matches!(b, Body::Goodbye(_))).await;
     assert!(matches!(goodbye, Body::Goodbye(g) if g.why() == Why::AgentStopping));
@@ -61,7 +61,7 @@ async fn an_older_epoch_a_twin_and_a_foreign_site_are_left() {
     let mut aggregator = Aggregator::start().await;
     let _agent = Agent::start(dir.path(), &[aggregator.port], 17002);
     let (mut session, _) = aggregator.welcomed(5).await;
-    session.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    session.settled().await;
     drop(session);
     let (mut session, hello) = aggregator.welcomed(4).await;
     assert_eq!((hello.highest_epoch.unwrap().number, hello.site.as_str()), (5, common::SITE));
@@ -91,12 +91,12 @@ async fn of_two_aggregators_only_the_decider_of_the_highest_epoch_hears_facts_an
     let mut qemu = Qemu::start();
     let _agent = Agent::start(dir.path(), &[one.port, two.port], 17003);
     let (mut old, _) = one.welcomed(5).await;
-    old.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    old.settled().await;
     let (mut new, hello) = two.welcomed(6).await;
-    new.next(|b| matches!(b, Body::Heartbeat(_))).await;
+    new.settled().await;
     qemu.kill();
     new.fact(is_gone(&qemu.uuid)).await;
-    let heard = tokio::time::timeout(Duration::from_millis(700), old.fact(|_| true)).await;
+    let heard = tokio::time::timeout(Duration::from_millis(700), old.fact(is_gone(&qemu.uuid))).await;
     assert!(heard.is_err(), "the replaced decider hears no facts");
     let leave = |epoch: u64| {
         let leave = LeaveInstance { uuid: "u".into(), why: "test".into() };

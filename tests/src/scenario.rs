@@ -10,7 +10,7 @@
 //!   cut hv1 mgmt     heal hv1 mgmt   cut-all hv1      heal-all hv1
 //!   split hv1 hv2    heal-split      kill-aggregator  pause-aggregator 60s
 //!   bmc hv1 unreachable|lies|slow|well                miswire hv1 hv2
-//!   kill-guest vm1   shut-down-guest vm1              refuse-start hv2   lose-answer hv2
+//!   kill-guest vm1   shut-down-guest vm1  migrate vm1 hv2  refuse-start hv2   lose-answer hv2
 //!   say approve inc-1 | say pause | say maintenance hv1 | ...
 //!   show incidents | hosts | guests | status
 //! ```
@@ -176,6 +176,7 @@ fn fault(words: &[&str]) -> Result<Fault, String> {
         ["bmc", host, "slow"] => Fault::BmcSlow(index(host)?),
         ["bmc", host, "well"] => Fault::BmcWell(index(host)?),
         ["kill-guest", guest] => Fault::CrashGuest(index(guest)?),
+        ["migrate", guest, host] => Fault::Migrate(index(guest)?, index(host)?),
         ["shut-down-guest", guest] => Fault::ShutDownGuest(index(guest)?),
         ["refuse-start", host] => Fault::RefuseStart(index(host)?),
         ["lose-answer", host] => Fault::LoseAnswer(index(host)?),

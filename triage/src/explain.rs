@@ -223,7 +223,13 @@ impl Triage {
         let record = self.incident(id)?.clone();
         let names =
             record.outcomes.keys().filter_map(|id| Some((id.clone(), self.durable.instances.get(id)?.name.clone())));
+        let instance = record.instance.as_ref().map(|id| {
+            let name = self.durable.instances.get(id).map(|i| i.name.clone()).filter(|name| !name.is_empty());
+            name.unwrap_or_else(|| id.to_string())
+        });
+        let subject = instance.or_else(|| record.host.as_ref().map(ToString::to_string));
         Some(IncidentView {
+            subject: subject.unwrap_or_else(|| record.segment.to_string()),
             lost: self.lost(&record),
             doing: doing(&record),
             todo: todo(&record),
@@ -279,7 +285,7 @@ impl Triage {
             lines.push(format!("  ({} lines in the middle were dropped)", view.record.dropped));
         }
         if let Some(heard) = &view.record.heard_at_order {
-            let heard: Vec<&str> = heard.iter().map(HostId::as_str).collect();
+            let heard: Vec<&str> = heard.keys().map(HostId::as_str).collect();
             lines.push(format!(
                 "Heard when the first off order was committed, and to be heard after the read: {}",
                 heard.join(", ")

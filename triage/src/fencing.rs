@@ -22,12 +22,12 @@ use crate::id::{BootId, HostId, IncidentId, StepId};
 use crate::incident::Opening;
 use crate::observation::{FenceAnswer, Power};
 use crate::record::{
-    Death, HostRecord, IncidentKind, IncidentRecord, Mode, Phase, Proof, StepKind, StepRecord, StepState,
+    Death, Heard, HostRecord, IncidentKind, IncidentRecord, Mode, Phase, Proof, StepKind, StepRecord, StepState,
 };
 use crate::settings::OnHung;
 use crate::standing::Standing;
 use crate::time::{Moment, millis, shown};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Heard again for this long, on and with the same boot: the shot has failed for good.
@@ -48,6 +48,12 @@ impl Triage {
             matches!(i.phase, Phase::Fencing { .. } | Phase::Confirming { .. } | Phase::FenceUnknown { .. })
         };
         self.durable.incidents.iter().filter(under).filter_map(|i| i.host.clone()).collect()
+    }
+
+    /// An off order to it is out: its device has one thing to do at a time.
+    pub(crate) fn is_being_shot(&self, host: &HostId) -> bool {
+        let out = |i: &&IncidentRecord| i.host.as_ref() == Some(host) && matches!(i.phase, Phase::Fencing { .. });
+        self.durable.incidents.iter().any(|i| out(&i))
     }
 
     pub(crate) fn review_incidents(&mut self) {
@@ -287,14 +293,20 @@ impl Triage {
 
     /// The point of no return: the commit of this order.
     pub(crate) fn shoot(&mut self, id: IncidentId, host: &HostId) {
-        let heard: BTreeSet<HostId> = self.heard_hosts().into_iter().filter(|other| other != host).collect();
+        let heard = self.heard_others(host);
         let segment = self.incident(id).map(|incident| incident.segment.clone()).unwrap_or_default();
         let deadline_ms = millis(self.settings.fence_deadline);
         let Some(incident) = self.durable.incidents.edit(&id) else { return };
         let step = StepId { incident: id, step: incident.next_step };
         incident.next_step += 1;
         incident.shot = true;
-        incident.heard_at_order.get_or_insert(heard);
+        // The hosts of the first order stay; the boot of each is the one it runs now.
+        let first = incident.heard_at_order.get_or_insert_with(|| heard.clone());
+        for (other, was) in first.iter_mut() {
+            if let Some(now) = heard.get(other) {
+                *was = now.clone();
+            }
+        }
         self.durable.steps.put(StepRecord {
             id: step,
             what: StepKind::FenceOff { host: host.clone() },
@@ -307,6 +319,14 @@ impl Triage {
         let device = self.settings.devices.get(host).map(|d| d.name.clone()).unwrap_or_default();
         self.set_phase(id, Phase::Fencing { step }, "off-ordered", format!("{host} is ordered off by {device}"));
         self.note("MDV-FENCE", true, format!("{id}: {host} is ordered off by {device}"));
+    }
+
+    /// Everybody heard now, with the boot that is heard.
+    pub(crate) fn heard_others(&self, host: &HostId) -> BTreeMap<HostId, Heard> {
+        let others = self.heard_hosts().into_iter().filter(|other| other != host);
+        let boot =
+            |other: &HostId| self.host(other).and_then(|record| record.boots.last()).cloned().unwrap_or_default();
+        others.map(|other| (other.clone(), Heard { boot: boot(&other), by_agent: self.streams(&other) })).collect()
     }
 
     fn order_off(&mut self, id: IncidentId, step: StepId, host: &HostId) {
@@ -509,10 +529,11 @@ impl Triage {
             return None;
         }
         let recorded = incident.heard_at_order.iter().flatten();
-        recorded.filter(|other| *other != host).find(|other| !self.accounted_for(other, at)).cloned()
+        let mut others = recorded.filter(|(other, _)| *other != host);
+        others.find(|(other, was)| !self.accounted_for(other, was, at)).map(|(other, _)| other.clone())
     }
 
-    fn accounted_for(&self, other: &HostId, at: Moment) -> bool {
+    fn accounted_for(&self, other: &HostId, was: &Heard, at: Moment) -> bool {
         let Some(record) = self.host(other) else { return true };
         // A proof that it is off is no excuse: our own order may be what hit it,
         // and then "off" says nothing about the host that we meant.
@@ -522,7 +543,8 @@ impl Triage {
             Standing::Dead => vouched,
             _ => false,
         };
-        gone || self.answered_since(other, at)
+        let same_boot = record.boots.last() == Some(&was.boot);
+        gone || (same_boot && self.answered_since(other, at, was.by_agent))
     }
 
     fn proven_off(&mut self, incident: &IncidentRecord, host: &HostId, step: StepId, device: String) {
@@ -648,7 +670,7 @@ impl Triage {
             return None;
         }
         self.fresh_inventories(second);
-        heard.iter().all(|other| self.accounted_for(other, second)).then_some(device)
+        heard.iter().all(|(other, was)| self.accounted_for(other, was, second)).then_some(device)
     }
 
     fn proven_by_itself(&mut self, id: IncidentId, record: &HostRecord, device: String) {

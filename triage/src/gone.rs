@@ -145,12 +145,20 @@ impl Triage {
         }
         let host = record.last_host.clone();
         let crashed = matches!(record.last_stop, StopReason::Crashed | StopReason::Signalled | StopReason::Panicked);
-        let idle = record.homes.is_empty() && self.streams(&host) && !self.in_hand(&record.id);
-        if crashed && idle && self.is_protected(record) && self.host_incident(&host).is_none() {
+        let lost = self.lost_with_boot(record);
+        let idle = self.lives_nowhere(record) && self.streams(&host) && !self.in_hand(&record.id);
+        if (crashed || lost) && idle && self.is_protected(record) && self.host_incident(&host).is_none() {
             let boot = self.host(&host).and_then(|host| host.boots.last()).cloned().unwrap_or_default();
             self.open_gone(record, &host, &boot, "it was found stopped");
         }
         true
+    }
+
+    /// The boot that ran it is over, so nothing else will tell why it ended.
+    fn lost_with_boot(&self, record: &InstanceRecord) -> bool {
+        let Some((host, boot)) = &record.lived_in else { return false };
+        let busy = |host: &HostId| self.host_incident(host).is_some() || !self.hold_is_over(host);
+        record.last_stop == StopReason::Pending && self.is_dead(host, boot) && !busy(host) && !busy(&record.last_host)
     }
 
     fn look_for_two_copies(&mut self, record: &InstanceRecord) -> bool {
@@ -222,6 +230,9 @@ impl Triage {
         let id = incident.id;
         let lives_still = record.homes.contains_key(&record.last_host);
         match record.last_stop {
+            StopReason::Pending if self.lost_with_boot(record) => {
+                self.decide_restart(incident, record, StopReason::Pending)
+            }
             StopReason::Pending | StopReason::FailedStart => self.rest(id),
             reason if ended_on_purpose(reason) => {
                 self.close(id, "stays-down", format!("{}: {}", record.name, reason_text(reason)));
@@ -319,7 +330,7 @@ impl Triage {
 
 fn reason_text(reason: StopReason) -> &'static str {
     match reason {
-        StopReason::Pending => "nobody has told why it ended",
+        StopReason::Pending => "it was lost with a boot of its host",
         StopReason::GuestShutdown => "it was shut down from inside",
         StopReason::Destroyed => "its user destroyed it",
         StopReason::Crashed => "its QEMU died",

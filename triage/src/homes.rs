@@ -55,6 +55,11 @@ impl Triage {
         alive.map(|(host, _)| host.clone()).collect()
     }
 
+    /// At most copies are left that wait for a migration and have never run.
+    pub(crate) fn lives_nowhere(&self, record: &InstanceRecord) -> bool {
+        record.homes.iter().all(|(host, home)| home.incoming || self.is_dead(host, &home.boot))
+    }
+
     /// Why an instance may not be started at `target`; `None` when it may.
     pub(crate) fn bars_start(&self, record: &InstanceRecord, target: &HostId) -> Option<String> {
         if !self.settings.guards.homes {
@@ -71,7 +76,9 @@ impl Triage {
                 if self.is_pending(&home.why) { "a start there is not settled" } else { "it is shown alive there" };
             return Some(format!("{target}: {why}"));
         }
-        self.parted_home(record).or_else(|| self.presumed_home(record, target))
+        self.parted_home(record)
+            .or_else(|| self.presumed_home(record, target))
+            .or_else(|| self.out_of_sight(record, target))
     }
 
     /// A goodbye or a maintenance bars every start elsewhere, whatever the proof.
@@ -87,6 +94,20 @@ impl Triage {
             }
         }
         None
+    }
+
+    /// It vanished from its host: everybody must have shown what they have.
+    fn out_of_sight(&self, record: &InstanceRecord, target: &HostId) -> Option<String> {
+        if !record.vanished || record.recover_word.is_some() {
+            return None;
+        }
+        let from = self.gather.as_ref().map_or(self.now.at, |gather| gather.begun);
+        let seen = |other: &HostRecord| {
+            let dead = other.boots.last().is_some_and(|boot| self.is_dead(&other.id, boot));
+            other.id == *target || dead || self.inventory_newer(&other.id, from)
+        };
+        let unseen = self.durable.hosts.iter().find(|other| !seen(other))?;
+        Some(format!("it vanished from {} and may be on {}, which shows no inventory", record.last_host, unseen.id))
     }
 
     /// When a dead host's last inventory is stale, or shows the instance on its

@@ -76,13 +76,20 @@ impl Triage {
                 _ => HomeWhy::Shown,
             };
             let incoming = shown.state == RunState::Incoming;
+            if !incoming {
+                record.lived_in = Some((host.clone(), boot.clone()));
+                // It lives here: where it died before no longer matters.
+                record.homes.retain(|other, home| other == host || !self.is_dead(other, &home.boot));
+            }
             record.homes.insert(host.clone(), Home { boot: boot.clone(), why, incoming });
         } else if whole {
             self.leave_home(&mut record, host);
         }
         // A copy that is merely defined says nothing about an instance that runs elsewhere.
+        // A copy that waits for a migration has not lived there yet.
+        let incoming = shown.state == RunState::Incoming;
         let speaks = lives || record.last_host == *host || record.homes.is_empty();
-        if speaks && (lives || whole) {
+        if speaks && !incoming && (lives || whole) {
             describe(&mut record, host, shown);
         }
         if shown.persistent {
@@ -102,11 +109,13 @@ impl Triage {
         self.leave_home(&mut record, host);
         record.defined_on.remove(host);
         let forgotten = record.homes.is_empty() && record.defined_on.is_empty() && !self.in_hand(id);
-        let transient_ended = record.last_host == *host && record.last_state.lives();
-        if transient_ended && record.homes.is_empty() {
-            // A transient domain vanishes when it ends: there is nothing left to start.
+        if record.last_host == *host && record.last_state.lives() && record.homes.is_empty() {
             record.last_state = RunState::Stopped;
-            record.wanted = record.wanted && !record.xml_hash.is_empty() && record.last_stop == StopReason::Crashed;
+            if homes::ended_on_purpose(record.last_stop) && record.last_stop != StopReason::Migrated {
+                record.wanted = false;
+            } else {
+                record.vanished = record.last_stop != StopReason::Crashed;
+            }
         }
         if forgotten && record.protect.is_none() && !record.wanted {
             self.durable.instances.remove(id);
@@ -159,7 +168,14 @@ impl Triage {
 
 /// What the host that matters shows of an instance.
 fn describe(record: &mut InstanceRecord, host: &HostId, shown: &Shown) {
+    if !shown.known {
+        // Only its process was seen: it lives there, and nothing else is news.
+        record.last_host = host.clone();
+        record.last_state = if record.last_state.lives() { record.last_state } else { RunState::Running };
+        return;
+    }
     record.name.clone_from(&shown.name);
+    record.vanished &= !shown.state.lives();
     record.last_host = host.clone();
     record.last_state = shown.state;
     record.memory_kib = shown.memory_kib;

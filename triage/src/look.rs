@@ -4,7 +4,7 @@
 
 use crate::Triage;
 use crate::command::Command;
-use crate::id::{HostId, PlaneId};
+use crate::id::{BootId, HostId, PlaneId};
 use crate::observation::{Power, ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Vantage};
 use crate::standing::Standing;
 use crate::time::Moment;
@@ -18,6 +18,8 @@ const WITNESSES: usize = 3;
 const TARGETS_MAX: usize = 48;
 /// A power read takes a fence agent about a quarter of a second.
 const POWER_READ_EVERY: Duration = Duration::from_millis(1500);
+/// A read that was not answered for this long is lost: twice a device's own deadline.
+const POWER_READ_LOST: Duration = Duration::from_secs(60);
 /// A healthy host's power is looked at this often: the mapping may have changed.
 const POWER_LOOK_EVERY: Duration = Duration::from_secs(600);
 /// Until a second user-space service has answered in this boot, it is asked for this often.
@@ -85,7 +87,14 @@ impl Triage {
         }
         map.retain(|host, _| targets.contains(host));
         self.command(Command::ProbeSelf { round: id, targets: map, references });
-        self.rounds.push_back(Round { id, begun: self.now.at, witnesses, targets, reports: BTreeMap::new() });
+        self.rounds.push_back(Round {
+            id,
+            begun: self.now.at,
+            witnesses,
+            targets,
+            reports: BTreeMap::new(),
+            authentic: BTreeSet::new(),
+        });
         while self.rounds.len() > ROUNDS_KEPT {
             self.rounds.pop_front();
         }
@@ -135,12 +144,24 @@ impl Triage {
                 self.take_probe_result(host, result);
             }
         }
+        let of_current = |host: &HostId, boot: &Option<BootId>| {
+            boot.is_some() && self.durable.hosts.get(host).and_then(|record| record.boots.last()) == boot.as_ref()
+        };
+        let authentic: Vec<HostId> = report
+            .results
+            .iter()
+            .filter_map(|result| match &result.target {
+                ProbeTarget::Host(host) if of_current(host, &result.boot) => Some(host.clone()),
+                _ => None,
+            })
+            .collect();
         let Some(round) = self.rounds.iter_mut().find(|round| round.id == report.round) else { return };
         let asked = match &report.from {
             Vantage::Own => true,
             Vantage::Peer(host) => round.witnesses.contains(host),
         };
         if asked {
+            round.authentic.extend(authentic);
             let seen = round.reports.entry(report.from).or_default();
             for result in report.results {
                 let answer = seen.entry((result.target, result.plane)).or_insert(ProbeAnswer::Nothing);
@@ -219,15 +240,18 @@ impl Triage {
                 continue;
             }
             let streams = self.streams(&host);
+            let shooting = self.is_being_shot(&host);
             let departed = self.newest_departure(&host);
             let known = self.host(&host).is_some_and(|record| record.power_on_boot.as_ref() == record.boots.last())
                 && self.watches.get(&host).is_some_and(|watch| watch.power_on_at > departed);
             let Some(watch) = self.watches.get_mut(&host) else { continue };
             let due = match watch.suspect.as_mut() {
                 Some(suspicion) => {
-                    let due = suspicion.read_asked.is_none_or(|at| now.since(at) >= POWER_READ_EVERY);
+                    let patience = if suspicion.reading { POWER_READ_LOST } else { POWER_READ_EVERY };
+                    let due = !shooting && suspicion.read_asked.is_none_or(|at| now.since(at) >= patience);
                     if due {
                         suspicion.read_asked = Some(now);
+                        suspicion.reading = true;
                     }
                     due
                 }
@@ -267,6 +291,7 @@ impl Triage {
         if let Some(suspicion) = self.watches.get_mut(host).and_then(|watch| watch.suspect.as_mut())
             && begun >= suspicion.since
         {
+            suspicion.reading = false;
             suspicion.reads.push((begun, power));
         }
         self.fence_resumed_read(host, begun, power);

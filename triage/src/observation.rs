@@ -169,6 +169,8 @@ pub struct Inventory {
 /// One instance as one host shows it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shown {
+    /// libvirt describes it; else only its process was seen.
+    pub known: bool,
     pub name: String,
     pub state: RunState,
     pub pid: i64,

@@ -199,6 +199,11 @@ pub struct InstanceRecord {
     pub restarts: u32,
     /// It is to run: it ran, and nobody who may stop it did.
     pub wanted: bool,
+    /// The boot that was last shown to run it.
+    pub lived_in: Option<(HostId, BootId)>,
+    /// It was shown alive, and then its host no longer had it, for no reason
+    /// that was told: removed, or moved to where nobody looks.
+    pub vanished: bool,
     /// An operator answers for it that no host without an inventory has it.
     pub recover_word: Option<String>,
 }
@@ -307,8 +312,9 @@ pub struct IncidentRecord {
     pub phase: Phase,
     pub opened: Wall,
     pub closed: Option<Wall>,
-    /// Everyone heard when the first off order was committed; retries keep it.
-    pub heard_at_order: Option<BTreeSet<HostId>>,
+    /// Everyone heard when the first off order was committed; retries keep the
+    /// hosts, and take down the boot that each runs when they are ordered.
+    pub heard_at_order: Option<BTreeMap<HostId, Heard>>,
     /// Number of the next step: counts up, never reused.
     pub next_step: u32,
     /// Fence passes that proved nothing.
@@ -320,6 +326,15 @@ pub struct IncidentRecord {
     pub dropped: u32,
     pub timeline: Vec<Entry>,
     pub outcomes: BTreeMap<InstanceId, OutcomeRecord>,
+}
+
+/// How somebody was heard when an off order was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// To be heard again with this boot: a new one may mean that our order hit it.
+    pub boot: BootId,
+    /// By its agent, so that only its agent can say that the boot is the same.
+    pub by_agent: bool,
 }
 
 /// One line of an incident's timeline.

@@ -99,9 +99,13 @@ impl Triage {
 
     /// This host has answered a question that was asked after `at`: nothing
     /// that was on its way before can be mistaken for it.
-    pub(crate) fn answered_since(&self, host: &HostId, at: Moment) -> bool {
+    pub(crate) fn answered_since(&self, host: &HostId, at: Moment, by_agent: bool) -> bool {
         let gathered = self.gather.as_ref().is_some_and(|g| g.begun >= at && g.answered.contains(host));
-        let probed = |round: &Round| round.begun >= at && round.best(host) == Some(ProbeAnswer::UserSpace);
+        let spoke = |round: &Round| match by_agent {
+            true => round.authentic.contains(host),
+            false => round.best(host) == Some(ProbeAnswer::UserSpace),
+        };
+        let probed = |round: &Round| round.begun >= at && spoke(round);
         gathered || self.rounds.iter().any(probed)
     }
 
@@ -122,7 +126,7 @@ impl Triage {
         for record in near.iter().filter_map(|id| self.durable.instances.get(id)) {
             let ours = incident.outcomes.contains_key(&record.id);
             let home_died = record.homes.get(host).is_some_and(|home| self.is_dead(host, &home.boot));
-            let left_behind = record.homes.is_empty() && record.last_host == *host && record.wanted;
+            let left_behind = self.lives_nowhere(record) && record.last_host == *host && record.wanted;
             let another = self.hand(&record.id).is_some_and(|hand| hand != incident.id);
             if (ours || home_died || left_behind) && !another {
                 lost.push(record);
@@ -183,6 +187,9 @@ impl Triage {
         }
         if !self.is_protected(record) {
             return skip("it is not protected");
+        }
+        if record.vanished && record.defined_on.is_empty() {
+            return skip("it vanished from its host, and nobody has it defined: it was removed, or is out of sight");
         }
         if self.left_out_by_goodbye(record) {
             return skip("its host's goodbye does not list it as running");
@@ -451,16 +458,18 @@ impl Triage {
     fn order_destroy_incoming(&mut self, id: IncidentId, record: &InstanceRecord, host: &HostId) {
         let (instance, now) = (record.id.clone(), self.now.at);
         let ours =
-            |step: &StepRecord| matches!(&step.what, StepKind::DestroyIncoming { instance: i, .. } if *i == instance);
-        if self
-            .durable
-            .steps_of(id)
-            .iter()
-            .any(|s| ours(s) && matches!(s.state, StepState::Ordered | StepState::Unknown { .. }))
-        {
-            self.work(id).fresh_from = now;
-            return;
+            |step: &&StepRecord| matches!(&step.what, StepKind::DestroyIncoming { instance: i, .. } if *i == instance);
+        let steps = self.durable.steps_of(id);
+        let newest = steps.iter().rev().find(ours).map(|step| (step.id, step.state.clone()));
+        let wait = self.work(id).retry_at.is_some_and(|at| now < at);
+        match newest {
+            Some((step, StepState::Ordered)) if self.step_until.get(&step).is_some_and(|until| now < *until) => return,
+            Some(_) if wait => return,
+            _ => {}
         }
+        let work = self.work(id);
+        work.retry_at = Some(now.plus(ASK_AGAIN));
+        work.fresh_from = now;
         let Some(boot) = self.host(host).and_then(|h| h.boots.last()).cloned() else { return };
         let deadline_ms = millis(self.settings.start_deadline);
         let Some(incident) = self.durable.incidents.edit(&id) else { return };
@@ -472,7 +481,6 @@ impl Triage {
         let text = format!("an incoming copy on {host} that never ran is destroyed first");
         self.tell_outcome(id, record, OutcomeState::Planned, None, &text);
         self.send_order(step, host, boot, Order::DestroyIncoming { instance });
-        self.work(id).fresh_from = now;
     }
 
     /// Closes when everything has a final outcome; else says what it waits for.

@@ -109,7 +109,7 @@ impl Triage {
         let near = self.durable.instances_near(host);
         near.iter().filter_map(|i| self.durable.instances.get(i)).any(|record| {
             let owed =
-                record.homes.is_empty() && record.last_host == *host && record.wanted && self.is_protected(record);
+                self.lives_nowhere(record) && record.last_host == *host && record.wanted && self.is_protected(record);
             owed && !outcomes.is_some_and(|outcomes| outcomes.contains_key(&record.id)) && !self.in_hand(&record.id)
         })
     }

@@ -5,7 +5,7 @@ use crate::id::{HostId, SegmentId};
 use crate::record::HostRecord;
 use crate::time::Moment;
 use crate::watch::{Live, Suspicion, Watch};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// While a site comes up, hosts not heard since are booting, not suspect.
@@ -137,18 +137,19 @@ impl Triage {
 
     /// Notices who has become a suspect and who no longer is one.
     pub(crate) fn watch_hosts(&mut self) {
-        let heard = self.heard_hosts();
         for host in self.durable.hosts.ids() {
             let Some(record) = self.host(&host) else { continue };
             let standing = self.standing(record);
             let suspected = matches!(standing, Standing::Suspect | Standing::Hung);
             self.expire_goodbye(&host, standing);
             let now = self.now.at;
+            let fresh = suspected && self.watches.get(&host).is_some_and(|watch| watch.suspect.is_none());
+            let heard = if fresh { self.heard_others(&host) } else { BTreeMap::new() };
             let Some(watch) = self.watches.get_mut(&host) else { continue };
             match (&watch.suspect, suspected) {
                 (None, true) => {
-                    let heard = heard.iter().filter(|other| **other != host).cloned().collect();
-                    watch.suspect = Some(Suspicion { since: now, heard, reads: Vec::new(), read_asked: None });
+                    watch.suspect =
+                        Some(Suspicion { since: now, heard, reads: Vec::new(), read_asked: None, reading: false });
                 }
                 (Some(_), false) if standing != Standing::Dead => watch.suspect = None,
                 _ => {}

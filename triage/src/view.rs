@@ -64,6 +64,8 @@ pub struct InstanceView {
 #[derive(Clone, Debug)]
 pub struct IncidentView {
     pub record: IncidentRecord,
+    /// What it is about, by the name that people use.
+    pub subject: String,
     /// What is lost now.
     pub lost: String,
     /// What medevac is doing, or what it waits for.

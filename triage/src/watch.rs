@@ -4,6 +4,7 @@
 use crate::command::Care;
 use crate::id::{BootId, HostId, PlaneId, SessionId};
 use crate::observation::{Inventory, Power, ProbeAnswer, ProbeTarget, Vantage};
+use crate::record::Heard;
 use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -65,10 +66,12 @@ pub struct Live {
 pub struct Suspicion {
     pub since: Moment,
     /// Everyone heard at that moment.
-    pub heard: BTreeSet<HostId>,
+    pub heard: BTreeMap<HostId, Heard>,
     /// Power reads since then: begun, and what the device said.
     pub reads: Vec<(Moment, Power)>,
     pub read_asked: Option<Moment>,
+    /// A read is under way: a slow device is not asked again meanwhile.
+    pub reading: bool,
 }
 
 /// The last inventory, and until when it is known to hold.
@@ -88,6 +91,8 @@ pub struct Round {
     pub witnesses: BTreeSet<HostId>,
     pub targets: BTreeSet<HostId>,
     pub reports: BTreeMap<Vantage, Seen>,
+    /// Targets whose own responder answered, with the boot that we know.
+    pub authentic: BTreeSet<HostId>,
 }
 
 /// What one vantage point saw in one round.

@@ -167,10 +167,10 @@ impl Agent {
         if self.persisting || self.first_scan.is_some() || crate::host::is_shutting_down() {
             return;
         }
-        let (ran, migrated) = (self.guests.running(), self.guests.migrated());
+        let (ran, owed, migrated) = (self.guests.running(), self.guests.owed(), self.guests.migrated());
         let same = {
             let state = self.state.read();
-            state.ran == ran && migrated.iter().all(|key| state.has_run.contains(key))
+            state.ran == ran && state.owed == owed && migrated.iter().all(|key| state.has_run.contains(key))
         };
         if same {
             return;
@@ -179,7 +179,7 @@ impl Agent {
         let state = Arc::clone(&self.state);
         self.spawn(async move {
             let change = move |s: &mut State| {
-                s.ran = ran;
+                (s.ran, s.owed) = (ran, owed);
                 migrated.into_iter().for_each(|key| s.set_has_run(key));
             };
             match tokio::task::spawn_blocking(move || state.change(change)).await {

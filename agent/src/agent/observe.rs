@@ -6,7 +6,10 @@ use crate::qemu::Seen;
 use crate::verdict::event;
 use medevac_proto::session::{SightLost, SightRegained, fact::What};
 use std::sync::Arc;
+use std::time::Duration;
 
+/// A libvirt that has never answered is missed after this long, and not at once.
+const LIBVIRT_COMES_WITHIN: Duration = Duration::from_secs(10);
 /// The sense that is lost or regained.
 const LIBVIRT: &str = "libvirt";
 
@@ -77,8 +80,10 @@ impl Agent {
     }
 
     fn on_lost(&mut self, why: String) {
-        let was = self.guests.libvirt_answers() || !self.libvirt_judged;
-        self.libvirt_judged = true;
+        // At boot libvirt may come up after us: that is no loss yet.
+        let missed = !self.libvirt_judged && self.started.elapsed() >= LIBVIRT_COMES_WITHIN;
+        let was = self.guests.libvirt_answers() || missed;
+        self.libvirt_judged |= was;
         self.guests.libvirt_lost();
         self.reads.clear();
         self.nothing_will_be_listed();

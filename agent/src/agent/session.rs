@@ -112,6 +112,7 @@ impl Agent {
             boot_id: self.identity.boot_id.clone(),
             uptime_ms: load.uptime_ms,
             previous_boot_id: state.previous_boot_id.clone(),
+            earlier_boot_ids: state.earlier_boot_ids.iter().cloned().collect(),
             planes,
             highest_epoch: state
                 .epoch
@@ -134,6 +135,9 @@ impl Agent {
         let mut warnings = host::warnings();
         if !self.guests.libvirt_answers() {
             warnings.push("libvirt does not answer: guests cannot be started here".to_owned());
+        }
+        if !self.spool.is_on_disk() {
+            warnings.push("the spool cannot be written: facts are lost if the agent ends".to_owned());
         }
         if self.responder.is_none() {
             warnings

@@ -41,7 +41,6 @@ impl Agent {
         self.send_all(&agent_frame::Body::Heartbeat(heartbeat));
         notify(&[sd_notify::NotifyState::Watchdog]);
         self.care();
-        self.persist();
         self.ask_what_is_owed();
         if self.ticks.is_multiple_of(SELDOM) {
             self.spool.settle();

@@ -122,7 +122,7 @@ impl Guests {
             outgoing_migration: moving && (guest.outgoing || domain.is_some_and(verdict::is_leaving)),
             persistent: domain.is_some_and(|d| d.persistent),
             autostart: domain.is_some_and(|d| d.autostart),
-            autostart_taken: self.autostart_taken.contains(uuid),
+            autostart_taken: description.autostart_noted || self.autostart_taken.contains(uuid),
             memory_kib: description.memory_kib,
             xml_hash: description.hash.clone(),
             disks,

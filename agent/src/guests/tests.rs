@@ -95,20 +95,32 @@ fn a_transient_domain_that_vanishes_keeps_its_cause_pending() {
     assert_eq!(names(&g.process_ended(&process(7))), ["gone 7"]);
     assert_eq!(names(&g.domain(U, None)), Vec::<String>::new());
     assert_eq!(state(&mut g), None, "nothing is left to show");
+    assert_eq!(names(&g.lifecycle(U, event::STOPPED, 5)), ["stopped 7 Crashed"], "told late");
 }
 
 #[test]
 fn a_guest_that_ended_while_the_agent_was_down_is_told() {
     let ran = [(U.to_owned(), (7, 100))].into();
-    let mut g = Guests::new(&ran, &BTreeSet::new());
+    let mut g = Guests::new(&ran, &BTreeMap::new(), &BTreeSet::new());
     assert_eq!(names(&g.first_scan_done(&BTreeSet::new())), ["gone 7"]);
     assert_eq!(names(&g.domains(vec![domain(5, 3)])), ["stopped 7 Crashed"]);
 }
 
 #[test]
+fn a_reason_owed_before_a_restart_of_the_agent_is_told_after_it() {
+    let mut g = running();
+    g.process_ended(&process(7));
+    let owed = g.owed();
+    let mut g = Guests::new(&g.running(), &owed, &BTreeSet::new());
+    assert_eq!(names(&g.first_scan_done(&BTreeSet::new())), Vec::<String>::new(), "gone was told");
+    assert_eq!(names(&g.domains(vec![domain(5, 3)])), ["stopped 7 Crashed"]);
+    assert!(g.owed().is_empty());
+}
+
+#[test]
 fn a_guest_that_survived_the_agent_is_not_told_again() {
     let ran = [(U.to_owned(), (7, 100))].into();
-    let mut g = Guests::new(&ran, &BTreeSet::new());
+    let mut g = Guests::new(&ran, &BTreeMap::new(), &BTreeSet::new());
     assert_eq!(names(&g.process_found(process(7))), Vec::<String>::new());
     assert_eq!(names(&g.first_scan_done(&[process(7).key()].into())), Vec::<String>::new());
 }
@@ -136,7 +148,7 @@ fn an_incoming_copy_starts_when_it_first_runs_and_not_before() {
 
 #[test]
 fn a_migrated_guest_stays_arrived_when_the_agent_restarts() {
-    let mut g = Guests::new(&BTreeMap::new(), &[incoming(9).key()].into());
+    let mut g = Guests::new(&BTreeMap::new(), &BTreeMap::new(), &[incoming(9).key()].into());
     g.process_found(incoming(9));
     assert_eq!(state(&mut g), Some(RunState::Running), "even while libvirt is down");
 }

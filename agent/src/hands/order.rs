@@ -10,6 +10,15 @@ use std::io::Write;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+/// libvirt's word in short: numbers of state and reason.
+fn said(domain: &Result<Option<Domain>, Fault>) -> String {
+    match domain {
+        Ok(Some(d)) => format!("state {} reason {}", d.state, d.reason),
+        Ok(None) => "not defined".to_owned(),
+        Err(e) => e.to_string(),
+    }
+}
+
 /// A started guest is seen in /proc within this time, or something is wrong with it.
 const SEEN_WITHIN: Duration = Duration::from_secs(8);
 /// A failed start leaves no QEMU behind within this time.
@@ -115,7 +124,10 @@ impl Inner {
                     return ended(Outcome::Failed, "ended_at_once", detail);
                 }
                 _ if Instant::now() >= until => {
-                    return unknown(format!("after {SEEN_WITHIN:?}: process {process:?}, libvirt says {domain:?}"));
+                    return unknown(format!(
+                        "after {SEEN_WITHIN:?}: process {process:?}, libvirt says {}",
+                        said(&domain)
+                    ));
                 }
                 _ => sleep(LOOK_EVERY).await,
             }
@@ -137,7 +149,7 @@ impl Inner {
                 return ended(Outcome::Failed, reason, why);
             }
             if Instant::now() >= until {
-                return unknown(format!("{why}; yet: process {process:?}, libvirt says {domain:?}"));
+                return unknown(format!("{why}; yet: process {process:?}, libvirt says {}", said(&domain)));
             }
             sleep(LOOK_EVERY).await;
         }

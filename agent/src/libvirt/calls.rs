@@ -105,8 +105,12 @@ pub(super) fn migration(connection: &Connect, uuid: &str) -> Result<Migration, F
         got
     };
     if read != 0 {
-        // Not active, or a hypervisor that cannot move guests: nothing moves.
         let e = Error::last_error();
+        // "Migration statistics are available only on the source host": so this is the target.
+        if e.code() == ErrorNumber::OperationUnsupported {
+            return Ok(Migration::Incoming);
+        }
+        // Not active, or a hypervisor that cannot move guests: nothing moves.
         let still = matches!(e.code(), ErrorNumber::OperationInvalid | ErrorNumber::NoSupport);
         return if still { Ok(Migration::None) } else { Err(fault(&e)) };
     }

@@ -5,12 +5,13 @@
 //! ```
 
 use super::calls::{self, Known};
-use super::connection::{Connection, Listening};
-use super::events::{self, Event};
-use super::worker::Stuck;
+use super::events::{self, Event, Sink};
+use super::hands::Pool;
+use super::worker::{Threads, Worker};
 use crate::backoff::Backoff;
 use crate::hypervisor::{Domain, Fault, Hypervisor, Migration};
 use async_trait::async_trait;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -18,12 +19,15 @@ use virt::connect::Connect;
 
 /// How often the connection is asked whether libvirt still answers.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A list is read whole this often even when nothing happened: an event may have been lost.
+/// In looks: a list is read whole this often even when nothing happened, as an event may be lost.
 const LIST_EVERY: u32 = 30;
 /// A start or stop that takes longer is not waited for: its outcome is then looked at.
 const HANDS_DEADLINE: Duration = Duration::from_secs(25);
 /// Reconnecting: libvirtd is back some 100 ms after a restart.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Events that wait for the main loop. A busy minute of a big host; beyond it, a whole list is
+/// read instead.
+const EVENTS: usize = 1024;
 
 /// What the main loop hears.
 #[derive(Clone, Debug)]
@@ -47,8 +51,9 @@ pub struct Libvirt {
 struct Shared {
     uri: String,
     deadline: Duration,
-    stuck: Stuck,
-    connection: Mutex<Option<Connection>>,
+    threads: Threads,
+    reader: Mutex<Option<Worker>>,
+    hands: Pool,
     known: Mutex<Known>,
     version: Mutex<String>,
 }
@@ -60,11 +65,13 @@ impl Libvirt {
     /// libvirt's message, where its event loop cannot be started.
     pub fn new(uri: &str, deadline: Duration) -> Result<Libvirt, String> {
         events::start_loop()?;
+        let threads = Threads::default();
         let shared = Shared {
             uri: uri.to_owned(),
             deadline,
-            stuck: Stuck::default(),
-            connection: Mutex::default(),
+            hands: Pool::new(uri, threads.clone()),
+            threads,
+            reader: Mutex::default(),
             known: Mutex::default(),
             version: Mutex::default(),
         };
@@ -81,13 +88,18 @@ impl Libvirt {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut said = String::new();
         while !reports.is_closed() {
-            let why = match Connection::open(&self.shared.uri, &self.shared.stuck).await {
-                Ok((connection, mut listening)) => {
-                    *self.connection() = Some(connection.clone());
+            let (events, mut told) = mpsc::channel(EVENTS);
+            let overflown = Arc::new(AtomicBool::new(false));
+            let sink = Sink { events, overflown: Arc::clone(&overflown) };
+            let opened = Worker::open("libvirt-reader", &self.shared.uri, Some(sink), &self.shared.threads);
+            let why = match opened.await {
+                Ok(worker) => {
                     self.known().clear();
-                    let why = self.attend(&connection, &mut listening, &reports, &mut backoff).await;
-                    *self.connection() = None;
-                    connection.close(listening, &self.shared.stuck).await;
+                    *self.reader() = Some(worker);
+                    let why = self.attend(&mut told, &overflown, &reports, &mut backoff).await;
+                    // Its thread takes registrations back and closes, as soon as libvirt lets it.
+                    *self.reader() = None;
+                    self.shared.hands.clear();
                     why
                 }
                 Err(e) => e.to_string(),
@@ -99,52 +111,50 @@ impl Libvirt {
             if reports.send(Report::Lost(why)).await.is_err() {
                 return;
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.wait()).await;
         }
     }
 
     /// Listens until the connection is lost; returns why.
     async fn attend(
         &self,
-        connection: &Connection,
-        listening: &mut Listening,
+        told: &mut mpsc::Receiver<Event>,
+        overflown: &AtomicBool,
         reports: &mpsc::Sender<Report>,
         backoff: &mut Backoff,
     ) -> String {
-        if let Err(e) = self.ask(connection).await {
+        if let Err(e) = self.look().await {
             return e.to_string();
         }
         backoff.reset();
-        self.learn_version(connection).await;
+        self.learn_version().await;
+        let stopping = || "the agent is stopping".to_owned();
         if reports.send(Report::Connected).await.is_err() {
-            return "the agent is stopping".to_owned();
+            return stopping();
         }
         let mut look = tokio::time::interval(LOOK_EVERY);
         let mut looks = 0;
         loop {
             tokio::select! {
-                event = listening.events.recv() => {
+                event = told.recv() => {
                     let event = match event {
                         Some(Event::Closed { reason }) => return format!("the connection was closed (reason {reason})"),
                         Some(event) => event,
-                        None => return "the event channel ended".to_owned(),
+                        None => return "its thread ended".to_owned(),
                     };
                     self.forget(&event);
                     if reports.send(Report::Event(event)).await.is_err() {
-                        return "the agent is stopping".to_owned();
+                        return stopping();
                     }
                 }
                 _ = look.tick() => {
                     looks += 1;
-                    if !connection.is_alive() {
-                        return "the connection is dead".to_owned();
-                    }
-                    if let Err(e) = self.ask(connection).await {
+                    if let Err(e) = self.look().await {
                         return e.to_string();
                     }
-                    let due = looks % LIST_EVERY == 0 || listening.was_overflown();
+                    let due = looks % LIST_EVERY == 0 || overflown.swap(false, Ordering::Relaxed);
                     if due && reports.send(Report::ListDue).await.is_err() {
-                        return "the agent is stopping".to_owned();
+                        return stopping();
                     }
                 }
             }
@@ -152,16 +162,12 @@ impl Libvirt {
     }
 
     /// One cheap question: does it answer?
-    async fn ask(&self, connection: &Connection) -> Result<(), Fault> {
-        let connect = Arc::clone(&connection.connect);
-        let ask = move || connect.get_lib_version().map(drop).map_err(|e| calls::fault(&e));
-        connection.reader.call(self.shared.deadline, ask).await?
+    async fn look(&self) -> Result<(), Fault> {
+        self.read(|c| c.get_lib_version().map(drop).map_err(|e| calls::fault(&e))).await
     }
 
-    async fn learn_version(&self, connection: &Connection) {
-        let connect = Arc::clone(&connection.connect);
-        let read = move || connect.get_lib_version().ok();
-        if let Ok(Some(v)) = connection.reader.call(self.shared.deadline, read).await {
+    async fn learn_version(&self) {
+        if let Ok(v) = self.read(|c| c.get_lib_version().map_err(|e| calls::fault(&e))).await {
             let version = format!("{}.{}.{}", v / 1_000_000, v / 1000 % 1000, v % 1000);
             tracing::info!("libvirt {version} at {}", self.shared.uri);
             *self.shared.version.lock().unwrap_or_else(PoisonError::into_inner) = version;
@@ -175,32 +181,28 @@ impl Libvirt {
         }
     }
 
-    fn connection(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
-        self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reader(&self) -> std::sync::MutexGuard<'_, Option<Worker>> {
+        self.shared.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.shared.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connected(&self) -> Result<Connection, Fault> {
-        self.connection().clone().ok_or_else(|| Fault::NotAnswering("not connected".into()))
-    }
-
     async fn read<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        let c = self.connected()?;
-        c.reader.call(self.shared.deadline, move || call(&c.connect)).await?
+        let reader = self.reader().clone();
+        let reader = reader.ok_or_else(|| Fault::NotAnswering("not connected".into()))?;
+        reader.call(self.shared.deadline, call).await?
     }
 
     async fn act<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        let c = self.connected()?;
-        c.hands.call(HANDS_DEADLINE, move || call(&c.connect)).await?
+        self.shared.hands.act(HANDS_DEADLINE, call).await
     }
 }
 
@@ -220,9 +222,9 @@ impl Hypervisor for Libvirt {
     }
 
     async fn migration(&self, uuid: &str) -> Result<Migration, Fault> {
-        // On the hands' thread: with a migration under way QEMU itself is asked, which may hang.
+        // Not by the reader: with a migration under way QEMU itself is asked, which may hang.
         let uuid = uuid.to_owned();
-        self.act(move |c| calls::migration(c, &uuid)).await
+        self.shared.hands.act(self.shared.deadline, move |c| calls::migration(c, &uuid)).await
     }
 
     async fn define(&self, xml: &str) -> Result<(), Fault> {

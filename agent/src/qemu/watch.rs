@@ -162,8 +162,13 @@ mod tests {
 
     /// A process that looks like QEMU from outside.
     fn pretend(uuid: &str) -> Child {
-        let script = "sleep 60 & wait";
-        Command::new("sh").arg0("qemu-system-x86_64").args(["-c", script, "-uuid", uuid]).spawn().unwrap()
+        let mut command = Command::new("sh");
+        command.arg0("qemu-system-x86_64").args(["-c", "read line", "-uuid", uuid]);
+        let child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        // Arguments show a moment after the spawn returns.
+        let shows = || std::fs::read_to_string(format!("/proc/{}/cmdline", child.id())).unwrap().contains(uuid);
+        while !shows() {}
+        child
     }
 
     async fn next(seen: &mut mpsc::Receiver<Seen>) -> Seen {

@@ -3,7 +3,7 @@
 
 use medevac_proto::session::nerve_server::{Nerve, NerveServer};
 use medevac_proto::session::{
-    AgentFrame, AggregatorFrame, Epoch, Fact, Hello, Welcome, agent_frame::Body, aggregator_frame,
+    AgentFrame, AggregatorFrame, Epoch, Fact, Hello, InventoryAsk, Welcome, agent_frame::Body, aggregator_frame,
 };
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -123,6 +123,13 @@ impl Session {
         }
     }
 
+    /// Waits until the agent has taken in everything sent before.
+    pub async fn settled(&mut self) {
+        let ask = InventoryAsk { ask: 4711 };
+        self.send(aggregator_frame::Body::InventoryAsk(ask)).await;
+        self.next(|b| matches!(b, Body::Inventory(i) if i.ask == 4711)).await;
+    }
+
     /// Waits for the agent to end the stream.
     pub async fn ended(&mut self) {
         let end = async { while self.frames.recv().await.is_some() {} };
@@ -194,7 +201,11 @@ impl Qemu {
         let mut command = Command::new("sh");
         // The shell sleeps by itself: nothing is left behind when it is killed.
         command.arg0("qemu-system-x86_64").args(["-c", "read line", "-uuid", &uuid]).stdin(Stdio::piped());
-        Qemu { child: command.spawn().unwrap(), uuid }
+        let child = command.spawn().unwrap();
+        // Arguments show a moment after the spawn returns.
+        let shows = || std::fs::read_to_string(format!("/proc/{}/cmdline", child.id())).unwrap().contains(&uuid);
+        while !shows() {}
+        Qemu { child, uuid }
     }
 
     pub fn kill(&mut self) {

@@ -136,6 +136,7 @@ fn shown(instance: &wire::Instance) -> Checked<Shown> {
     let local_only = list("instance.local_only", instance.local_only.clone(), LIST_MAX)?;
     let outgoing_to = Some(&instance.outgoing_to).filter(|host| valid_name(host));
     Ok(Shown {
+        known: instance.libvirt_knows,
         name: text("instance.name", instance.name.clone(), TEXT_MAX)?,
         state: run_state(instance),
         pid: instance.pid,

@@ -36,6 +36,9 @@ const ENDING_LOOKED_AT: Duration = Duration::from_millis(10);
 const SESSIONS_PER_HOST_MAX: usize = 4;
 /// One a second: one may be lost before a host is suspect.
 const HEARTBEAT_MS: u32 = 1000;
+/// Boots that a hello may name as earlier ones: a host that rebooted more often
+/// while nobody listened is for a person to look at.
+const EARLIER_BOOTS_MAX: usize = 16;
 
 /// A named refusal that the agent logs for its operator.
 struct Refused {
@@ -405,7 +408,9 @@ async fn check_epoch(registry: &Registry, host: &HostId, hello: &wire::Hello) ->
 }
 
 fn read_hello(host: &HostId, session: &SessionId, hello: wire::Hello) -> Result<Hello, Malformed> {
-    let previous_boots = [hello.previous_boot_id].into_iter().filter(|boot| valid_name(boot)).map(BootId).collect();
+    let earlier = hello.earlier_boot_ids.into_iter().take(EARLIER_BOOTS_MAX);
+    let named = std::iter::once(hello.previous_boot_id).chain(earlier);
+    let previous_boots = named.filter(|boot| valid_name(boot)).map(BootId).collect();
     let highest_epoch = hello.highest_epoch.map(|epoch| Epoch { number: epoch.number, start: epoch.start_id });
     Ok(Hello {
         host: host.clone(),

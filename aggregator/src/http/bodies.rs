@@ -76,12 +76,10 @@ pub(super) fn instance(instance: InstanceView) -> rest::Instance {
 
 pub(super) fn head(view: &IncidentView) -> rest::IncidentHead {
     let record = &view.record;
-    let host = record.host.as_ref().map(|host| host.0.clone());
-    let instance = record.instance.as_ref().map(|id| view.names.get(id).cloned().unwrap_or_else(|| id.0.clone()));
     rest::IncidentHead {
         id: record.id.to_string(),
         kind: tag(&record.kind, None),
-        subject: instance.or(host).unwrap_or_else(|| record.segment.0.clone()),
+        subject: view.subject.clone(),
         state: tag(&record.phase, Some("is")),
         opened_wall_ms: record.opened.0,
         closed_wall_ms: record.closed.map(|Wall(ms)| ms),

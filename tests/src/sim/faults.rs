@@ -40,6 +40,8 @@ pub enum Fault {
     DieAfterCommands(u32),
     CrashGuest(usize),
     ShutDownGuest(usize),
+    /// A live migration to this host begins.
+    Migrate(usize, usize),
     BmcUnreachable(usize),
     BmcLies(usize),
     BmcSlow(usize),
@@ -82,7 +84,7 @@ fn draw_one(rng: &mut Rng, hosts: usize, guests: usize) -> Fault {
     let host = rng.below(hosts as u64) as usize;
     let guest = rng.below(guests as u64) as usize;
     let plane = rng.below(3) as usize;
-    match rng.below(34) {
+    match rng.below(37) {
         0..=5 => Fault::Crash(host),
         6 => Fault::Unplug(host),
         7 | 8 => Fault::Reboot(host),
@@ -103,6 +105,7 @@ fn draw_one(rng: &mut Rng, hosts: usize, guests: usize) -> Fault {
         28 => Fault::BmcLies(host),
         29..=31 => Fault::BmcSlow(host),
         32 => Fault::RefuseStart(host),
+        33..=35 => Fault::Migrate(guest, host),
         _ => Fault::LoseAnswer(host),
     }
 }

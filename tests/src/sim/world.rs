@@ -70,6 +70,8 @@ struct Host {
     autostart: BTreeSet<usize>,
     taken: BTreeSet<usize>,
     last_stop: BTreeMap<usize, StopReason>,
+    outgoing: BTreeSet<usize>,
+    incoming: BTreeSet<usize>,
     held: bool,
     mode: String,
     seq: u64,
@@ -107,6 +109,7 @@ enum Event {
     ReadDone { start: u64, host: usize, read: u64 },
     PowerOn(usize),
     Arrive { host: usize, boot: u32, start: u64, command: Command },
+    Migrated { guest: usize, from: (usize, u32), to: (usize, u32) },
     Started { host: usize, boot: u32, start: u64, step: StepId, guest: usize },
     Look,
     Operate,
@@ -258,6 +261,7 @@ impl World {
                 }
             }
             Event::Arrive { host, boot, start, command } => self.arrive(host, boot, start, command),
+            Event::Migrated { guest, from, to } => self.migrated(guest, from, to),
             Event::Started { host, boot, start, step, guest } => self.started(host, boot, start, step, guest),
             Event::Look => self.look(),
             Event::Operate => self.operate(),
@@ -277,7 +281,13 @@ impl World {
                 story.push_str(&format!("\n{}: {} {} {:?}", host.id, host.state, host.why, host.incident));
             }
             story.push_str(&format!("\n{:?}", self.shared.lock().replies.iter().rev().take(3).collect::<Vec<_>>()));
-            for view in engine.triage().incident_views().into_iter().filter(|view| !view.record.phase.closed()) {
+            for view in engine.triage().instance_views(engine.now()) {
+                story.push_str(&format!(
+                    "\n{}: {} last on {}, homes {:?}",
+                    view.name, view.state, view.last_host, view.homes
+                ));
+            }
+            for view in engine.triage().incident_views().into_iter().take(6) {
                 let lines = engine.triage().explain(view.record.id, engine.now()).unwrap_or_default();
                 story.push_str(&format!("\n--- {}\n{}", view.record.id, lines.join("\n")));
             }
@@ -340,6 +350,8 @@ impl World {
         h.shutdowns.clear();
         h.last_stop.clear();
         h.guests.clear();
+        h.outgoing.clear();
+        h.incoming.clear();
         h.held = h.boots > 1 && (h.mode == "act" || h.mode == "approve");
         h.session = None;
         h.stalled.clear();
@@ -358,6 +370,8 @@ impl World {
         h.frozen = false;
         h.power = power;
         h.guests.clear();
+        h.outgoing.clear();
+        h.incoming.clear();
         h.agent = false;
         h.session = None;
         h.stalled.clear();
@@ -416,7 +430,7 @@ impl World {
 
     fn inventory(&self, host: usize) -> Inventory {
         let h = &self.hosts[host];
-        let known: BTreeSet<usize> = h.defined.iter().chain(h.guests.keys()).copied().collect();
+        let known: BTreeSet<usize> = h.defined.iter().chain(h.guests.keys()).chain(&h.incoming).copied().collect();
         let instances: BTreeMap<InstanceId, Shown> =
             known.into_iter().map(|guest| (guest_id(guest), self.shown(host, guest))).collect();
         Inventory { digest: digest(&instances), libvirt_answered: true, instances, storage: BTreeMap::new() }
@@ -426,8 +440,14 @@ impl World {
         let h = &self.hosts[host];
         let pid = h.guests.get(&guest).copied();
         Shown {
+            known: true,
             name: format!("vm{}", guest + 1),
-            state: if pid.is_some() { RunState::Running } else { RunState::Stopped },
+            state: match pid {
+                Some(_) => RunState::Running,
+                None if h.incoming.contains(&guest) => RunState::Incoming,
+                None => RunState::Stopped,
+            },
+            outgoing: h.outgoing.contains(&guest),
             pid: pid.unwrap_or(0),
             pid_start: pid.unwrap_or(0) as u64,
             persistent: h.defined.contains(&guest),
@@ -587,7 +607,11 @@ impl World {
                         self.hosts[host].held = false;
                         self.finish_order(host, start, step, Outcome::Done { detail: String::new() });
                     }
-                    Order::DestroyIncoming { .. } | Order::Leave { .. } => {
+                    Order::DestroyIncoming { instance } => {
+                        self.hosts[host].incoming.remove(&number(&instance));
+                        self.finish_order(host, start, step, Outcome::Done { detail: String::new() });
+                    }
+                    Order::Leave { .. } => {
                         self.finish_order(host, start, step, Outcome::Done { detail: String::new() });
                     }
                 }
@@ -644,6 +668,53 @@ impl World {
                 return;
             }
             self.violate(format!("vm{} was started on hv{} while it ran on hv{}", guest + 1, host + 1, other + 1));
+        }
+    }
+
+    /// A live migration: the target's copy waits until the source hands over.
+    fn migrate(&mut self, guest: usize, to: usize) {
+        let Some(from) = (0..self.hosts.len()).find(|host| self.hosts[*host].guests.contains_key(&guest)) else {
+            return;
+        };
+        let able = |host: usize| self.hosts[host].up && !self.hosts[host].frozen;
+        if from == to || !able(from) || !able(to) || !self.path(Some(from), Some(to), 2) {
+            return;
+        }
+        self.hosts[from].outgoing.insert(guest);
+        self.hosts[to].incoming.insert(guest);
+        self.send_inventory(from, None);
+        self.send_inventory(to, None);
+        let takes = self.rng.between(500, 8000);
+        let boots = (self.hosts[from].boots, self.hosts[to].boots);
+        self.at(takes, Event::Migrated { guest, from: (from, boots.0), to: (to, boots.1) });
+    }
+
+    fn migrated(&mut self, guest: usize, from: (usize, u32), to: (usize, u32)) {
+        let lives = |(host, boot): (usize, u32)| self.hosts[host].up && self.hosts[host].boots == boot;
+        let (source_lives, target_lives) = (lives(from), lives(to));
+        let source_runs = source_lives && self.hosts[from.0].guests.contains_key(&guest);
+        let stuck = self.hosts[from.0].frozen || self.hosts[to.0].frozen || !self.path(Some(from.0), Some(to.0), 2);
+        let whole = target_lives && self.hosts[to.0].incoming.contains(&guest);
+        if source_runs && whole && stuck {
+            return self.at(1000, Event::Migrated { guest, from, to });
+        }
+        if source_lives {
+            self.hosts[from.0].outgoing.remove(&guest);
+        }
+        if source_runs && whole {
+            self.hosts[from.0].guests.remove(&guest);
+            self.hosts[from.0].defined.remove(&guest);
+            self.hosts[to.0].incoming.remove(&guest);
+            self.hosts[to.0].defined.insert(guest);
+            self.run_guest(to.0, guest);
+            self.send_inventory(to.0, None);
+        } else if target_lives && self.rng.once_in(2) {
+            // Its source is gone: the waiting copy mostly ends by itself.
+            self.hosts[to.0].incoming.remove(&guest);
+            self.send_inventory(to.0, None);
+        }
+        if source_lives {
+            self.send_inventory(from.0, None);
         }
     }
 
@@ -1028,6 +1099,7 @@ impl World {
             Fault::LoseCommit { applied } => self.shared.lock().lose_commit = Some(applied),
             Fault::DieAfterCommands(count) => self.shared.lock().commands_left = Some(count),
             Fault::CrashGuest(guest) => self.end_guest(guest, StopReason::Crashed),
+            Fault::Migrate(guest, host) => self.migrate(guest, host),
             Fault::ShutDownGuest(guest) => self.end_guest(guest, StopReason::GuestShutdown),
             Fault::BmcUnreachable(host) => self.break_bmc(host, Bmc::Unreachable),
             Fault::BmcLies(host) => self.break_bmc(host, Bmc::Lies),

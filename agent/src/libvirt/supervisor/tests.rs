@@ -76,3 +76,20 @@ async fn a_missing_libvirt_is_said_and_tried_again() {
     }
     assert!(matches!(libvirt.domains().await, Err(Fault::NotAnswering(_))));
 }
+
+#[tokio::test]
+async fn a_libvirt_that_accepts_and_never_answers_is_given_up_and_hides_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("sock");
+    // Never accepted: the kernel completes the connection by itself, as for a stopped libvirtd.
+    let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let uri = format!("qemu+unix:///system?socket={}", socket.display());
+    let hung = Libvirt::new(&uri, Duration::from_secs(2)).unwrap();
+    // Bound: one report is looked at.
+    let (tx, mut rx) = mpsc::channel(4);
+    tokio::spawn(hung.supervise(tx));
+    let (good, _reports) = connected().await;
+    assert!(!good.domains().await.unwrap().is_empty(), "another connection is not held up");
+    let report = tokio::time::timeout(Duration::from_secs(10), rx.recv()).await.unwrap();
+    assert!(matches!(report, Some(Report::Lost(why)) if why.contains("not connected within")));
+}
