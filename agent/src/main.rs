@@ -7,6 +7,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
+/// Exit code for a faulty configuration; the unit file knows it.
+const EXIT_CONFIG: i32 = 2;
+
 /// Watches this hypervisor and its guests, and acts on the aggregator's word.
 #[derive(Parser)]
 #[command(version)]
@@ -38,7 +41,14 @@ enum Word {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let config = app::read_config(&cli.config)?;
+    let config = match app::read_config(&cli.config) {
+        Ok(config) => config,
+        Err(problems) => {
+            // A faulty configuration does not mend itself: the unit does not start it again.
+            eprintln!("{problems:#}");
+            std::process::exit(EXIT_CONFIG);
+        }
+    };
     if cli.check_config {
         println!("{}: fine", cli.config.display());
         return Ok(());

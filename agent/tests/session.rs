@@ -5,8 +5,8 @@ mod common;
 
 use common::{Agent, Aggregator, Qemu, welcome};
 use medevac_proto::session::{
-    Ack, Command, Epoch, Fact, InventoryAsk, LeaveInstance, ProbeAnswer, ProbeOrder, ProbeTarget, agent_frame::Body,
-    aggregator_frame, command, command_result::Outcome, fact::What, goodbye::Why,
+    Ack, Care, Command, Epoch, Fact, InventoryAsk, LeaveInstance, ProbeAnswer, ProbeOrder, ProbeTarget, ReleaseHold,
+    agent_frame::Body, aggregator_frame, command, command_result::Outcome, fact::What, goodbye::Why,
 };
 use std::time::{Duration, Instant};
 
@@ -172,4 +172,57 @@ async fn an_agent_is_small() {
     println!("RSS with {} guests: {rss} KiB", guests.len());
     // The promise is 28 MiB for a release build; an unoptimised one is somewhat larger.
     assert!(rss < 40 * 1024, "{rss} KiB");
+}
+
+/// Makes the state look as if it was written in an earlier boot.
+fn pretend_reboot(dir: &std::path::Path) {
+    let path = dir.join("state/state.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    state["boot_id"] = "an-earlier-boot".into();
+    std::fs::write(&path, state.to_string()).unwrap();
+}
+
+async fn held(session: &mut common::Session, wanted: bool) {
+    session.next(|b| matches!(b, Body::Heartbeat(h) if h.held == wanted)).await;
+}
+
+#[tokio::test]
+async fn after_a_boot_guests_are_held_until_somebody_has_the_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut aggregator = Aggregator::start().await;
+    let mut agent = Agent::start(dir.path(), &[aggregator.port], 17006);
+    let (mut session, hello) = aggregator.welcomed(5).await;
+    assert!(!hello.held, "the first boot ever holds nothing");
+    let care = Care { mode: "act".into(), ..Care::default() };
+    session.send(aggregator_frame::Body::Care(care)).await;
+    session.settled().await;
+    agent.terminate();
+    let mut agent = Agent::start(dir.path(), &[aggregator.port], 17006);
+    let (_, hello) = aggregator.welcomed(5).await;
+    assert!(!hello.held, "a restart of the agent is no boot");
+    agent.terminate();
+    pretend_reboot(dir.path());
+    let mut agent = Agent::start(dir.path(), &[aggregator.port], 17006);
+    let (mut session, hello) = aggregator.welcomed(5).await;
+    assert_eq!((hello.held, hello.previous_boot_id.as_str()), (true, "an-earlier-boot"));
+    let release = aggregator_frame::Body::Command(Command {
+        id: "release".into(),
+        site: common::SITE.into(),
+        epoch: Some(Epoch { number: 5, start_id: "start-5".into() }),
+        boot_id: hello.boot_id,
+        not_after_boot_ms: u64::MAX,
+        order: Some(command::Order::ReleaseHold(ReleaseHold { why: "each has its word".into() })),
+    });
+    held(&mut session, true).await;
+    session.send(release).await;
+    held(&mut session, false).await;
+    agent.terminate();
+    pretend_reboot(dir.path());
+    let _agent = Agent::start(dir.path(), &[aggregator.port], 17006);
+    let (mut session, hello) = aggregator.welcomed(5).await;
+    assert!(hello.held);
+    let word = common::release(dir.path(), "the aggregator is lost");
+    assert!(word.contains("the hold is ended"), "{word}");
+    held(&mut session, false).await;
 }

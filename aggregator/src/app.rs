@@ -19,8 +19,8 @@ use crate::http::desk::{Desk, DeskReplies};
 use crate::http::{self, Api};
 use crate::lease::SoloLease;
 use crate::listen::{self, TlsError};
-use crate::look::OwnEyes;
-use crate::ports::{Store, StoreError};
+use crate::look::{OwnEyes, Sight};
+use crate::ports::{ProbeKeys, Store, StoreError};
 use crate::store::sqlite::{OpenError, Opened, Opening, SqliteStore};
 use medevac_proto::session::aggregator_frame::Body;
 use medevac_triage::{Observation, Record, SessionId};
@@ -203,7 +203,14 @@ fn ports(
     let carrier = Box::new(SessionCarrier(Arc::clone(registry)));
     let earlier = opened.earlier_fence_deadline;
     let fencer = AgentFencer::new(config.fences.clone(), earlier, inbox.clone(), runtime.clone());
-    let looker = OwnEyes::new(Arc::clone(registry), config.responder_port, inbox.clone(), runtime);
+    let shared = &registry.shared;
+    let sight = Sight {
+        banner_ports: shared.banner_ports.clone(),
+        port: config.responder_port,
+        deadline: shared.probe_deadline,
+    };
+    let keys: Arc<dyn ProbeKeys> = Arc::<Registry>::clone(registry);
+    let looker = OwnEyes::new(keys, sight, inbox.clone(), runtime);
     Ports {
         clock: Box::new(BootClock),
         store: Box::new(store),

@@ -184,7 +184,7 @@ fn scope(r: &mut Reader, s: &mut Settings) {
     }
     s.own_host = Some(own).filter(|name| !name.is_empty()).map(HostId);
     for plane in r.strings("planes") {
-        if !valid_name(&plane) || plane == crate::grpc::convert::REFERENCE_PLANE {
+        if !valid_name(&plane) || plane == crate::ports::REFERENCE_PLANE {
             r.problem("planes", &plane, "must be names of letters, digits, dots and dashes, and not \"reference\"");
         }
         s.planes.insert(PlaneId(plane));

@@ -123,8 +123,8 @@ impl Engine {
         if rival && self.deposed.is_none() {
             let why = format!(
                 "{host} obeys epoch {}, ours is {}: another aggregator decides here, or this is a restored copy; \
-                 if this one is to decide, run: medevac-aggregator take-over --reason '...'",
-                epoch.number, own.number
+                 if this one is to decide, run: medevac-aggregator take-over --above {} --reason '...'",
+                epoch.number, own.number, epoch.number
             );
             tracing::error!(code = "MDV-DEPOSED", %host, rival = epoch.number, own = own.number, "{why}");
             self.triage.depose(why.clone());

@@ -1,9 +1,7 @@
 //! Our own eyes: they can save a host, never condemn it.
 
 use crate::engine::Input;
-use crate::grpc::convert::REFERENCE_PLANE;
-use crate::grpc::registry::Registry;
-use crate::ports::Looker;
+use crate::ports::{Looker, ProbeKeys, REFERENCE_PLANE};
 use medevac_probe::{Answer, Key, Outcome, Target};
 use medevac_triage::{
     BootId, HostId, Observation, PlaneId, ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Vantage,
@@ -18,11 +16,20 @@ use tokio::sync::{Semaphore, mpsc};
 /// stalled machine must not pile them up.
 const ROUNDS_MAX: usize = 4;
 
+/// How we look.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    pub banner_ports: Vec<u16>,
+    pub port: u16,
+    /// An answer is awaited this long.
+    pub deadline: Duration,
+}
+
 /// Probes hosts and reference addresses from where the aggregator runs.
 #[allow(missing_debug_implementations)]
 pub struct OwnEyes {
-    registry: Arc<Registry>,
-    port: u16,
+    keys: Arc<dyn ProbeKeys>,
+    sight: Sight,
     inbox: mpsc::Sender<Input>,
     runtime: tokio::runtime::Handle,
     rounds: Arc<Semaphore>,
@@ -30,23 +37,23 @@ pub struct OwnEyes {
 
 impl OwnEyes {
     pub fn new(
-        registry: Arc<Registry>,
-        port: u16,
+        keys: Arc<dyn ProbeKeys>,
+        sight: Sight,
         inbox: mpsc::Sender<Input>,
         runtime: tokio::runtime::Handle,
     ) -> Self {
-        Self { registry, port, inbox, runtime, rounds: Arc::new(Semaphore::new(ROUNDS_MAX)) }
+        Self { keys, sight, inbox, runtime, rounds: Arc::new(Semaphore::new(ROUNDS_MAX)) }
     }
 
     fn target(&self, host: HostId, planes: BTreeMap<PlaneId, String>) -> Target {
         let parsed = planes.into_iter().filter_map(|(plane, address)| Some((plane.0, address.parse::<IpAddr>().ok()?)));
-        let key = self.registry.key_of(&host);
+        let key = self.keys.key_of(&host);
         Target {
             key: Some(key).filter(|key| !key.is_empty()).and_then(|key| Key::new(&key)),
             host: host.0,
             planes: parsed.collect(),
-            banner_ports: self.registry.shared.banner_ports.clone(),
-            port: self.port,
+            banner_ports: self.sight.banner_ports.clone(),
+            port: self.sight.port,
         }
     }
 }
@@ -62,7 +69,7 @@ impl Looker for OwnEyes {
             return;
         };
         let targets: Vec<_> = targets.into_iter().map(|(host, planes)| self.target(host, planes)).collect();
-        let (inbox, deadline) = (self.inbox.clone(), self.registry.shared.probe_deadline);
+        let (inbox, deadline) = (self.inbox.clone(), self.sight.deadline);
         self.runtime.spawn(async move {
             let hosts = targets.iter().map(|target| medevac_probe::probe(target, deadline));
             let gates = references.iter().map(|address| reference(address, deadline));

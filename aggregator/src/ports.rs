@@ -93,6 +93,15 @@ pub trait Fencer: Send {
     fn on(&mut self, host: &HostId);
 }
 
+/// The "plane" under which a reference address is probed. It is no plane of any host.
+pub const REFERENCE_PLANE: &str = "reference";
+
+/// What every responder answers by: a key for each boot of each host.
+pub trait ProbeKeys: Send + Sync {
+    /// Key of a host's responder in its newest known boot; empty when it never joined.
+    fn key_of(&self, host: &HostId) -> Vec<u8>;
+}
+
 /// Our own eyes.
 pub trait Looker: Send {
     /// Answers with `ProbeReported` from `Vantage::Own`.

@@ -98,9 +98,17 @@ def make(verb: str, words: list[str]) -> None:
         Lab(int(words[0]) if words else 3).up()
         status(existing())
     elif verb == "down":
+        down(purge="--purge" in words)
+
+
+def down(purge: bool) -> None:
+    """The lab of MEDEVAC_LAB, and what a run of cases left beside it."""
+    first, *others = plan.lanes(plan.root())
+    for root in [first, *(lane for lane in others if lane.exists())]:
+        os.environ["MEDEVAC_LAB"] = str(root)
         lab = Lab(1)
         lab.lock()
-        lab.down(purge="--purge" in words)
+        lab.down(purge=purge)
 
 
 def use(lab: Lab, verb: str, words: list[str]) -> None:

@@ -1,14 +1,19 @@
 #!/usr/bin/python3
-"""Runs the cases of the real lab, one after the other, in one lab.
+"""Runs the cases of the real lab: some labs side by side, in each one case after the other.
 
-    run.py [-k WORDS] [--list] [--soak] [-x] [--keep] [--expect-failure]
+    run.py [-k WORDS] [--list] [--soak] [-x] [--keep] [--lanes N] [--expect-failure]
+
+    lane 1   LAB         case  case  case ...    each lane takes the next case that
+    lane 2   LAB.lane2   case  case  ...         nobody has taken; most of a case is waiting
 
 Exit code 0 when all passed. A failed case leaves its evidence in
 LAB/failed/NAME: logs, power orders, what the oracle saw, incidents explained.
 """
 
 import argparse
+import contextlib
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,7 +24,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from medevac_lab import Lab, plan  # noqa: E402
+from medevac_lab import Lab, plan, prepare  # noqa: E402
+from medevac_lab.product import PROGRAMS  # noqa: E402
 from medevac_lab.registry import CASES, Case  # noqa: E402
 
 # Enough of a log to see what a failed case died of.
@@ -76,36 +82,85 @@ def run_one(lab: Lab, case: Case) -> str:
         signal.alarm(0)
 
 
-def tell_failure(lab: Lab, case: Case, why: str) -> None:
-    folder = lab.root / "failed" / case.name
+def failure_text(lab: Lab, case: Case, why: str) -> str:
+    """What went wrong and the ends of the logs; the whole evidence goes to the first lane's folder."""
+    folder = plan.lanes(lab.root)[0] / "failed" / case.name
     lab.keep_evidence(folder)
     (folder / "why.txt").write_text(why + "\n")
-    print(f"  {why}", flush=True)
+    text = [f"  {why}"]
     for name in ("medevacctl.txt", "aggregator.log"):
         path = folder / name
         if path.exists():
             lines = path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-            print(f"  --- {name}\n" + "\n".join(f"  | {line}" for line in lines), flush=True)
-    print(f"  evidence: {folder}", flush=True)
+            text += [f"  --- {name}", *(f"  | {line}" for line in lines)]
+    return "\n".join([*text, f"  evidence: {folder}"])
 
 
-def run_all(lab: Lab, cases: list[Case], stop_early: bool) -> tuple[int, int]:
-    passed = failed = 0
-    for case in cases:
-        print(f"{case.sentence} ...", flush=True)
-        begun = time.monotonic()
-        why = run_one(lab, case)
-        took = time.monotonic() - begun
-        if why:
-            failed += 1
-            print(f"  FAILED after {took:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
-            tell_failure(lab, case, why)
-            if stop_early:
-                break
-        else:
-            passed += 1
-            print(f"  ok, {took:.1f} s", flush=True)
-    return passed, failed
+class Run:
+    """The cases of one run, and what the lanes share: the next case, the counts, the terminal."""
+
+    def __init__(self, cases: list[Case], lanes: int, stop_early: bool, keep: bool):
+        # What takes longest begins first, so that no lane is left alone with it at the end.
+        self.cases = sorted(cases, key=lambda case: -case.limit) if lanes > 1 else cases
+        self.lanes, self.stop_early, self.keep = lanes, stop_early, keep
+        self.lock = multiprocessing.Lock()
+        self.taken, self.passed, self.failed = (multiprocessing.Value("i", 0) for _ in range(3))
+
+    def next(self) -> Case | None:
+        with self.taken.get_lock():
+            if self.taken.value >= len(self.cases) or (self.stop_early and self.failed.value):
+                return None
+            self.taken.value += 1
+            return self.cases[self.taken.value - 1]
+
+    def say(self, lane: int, text: str) -> None:
+        with self.lock:
+            print(f"[{lane}] {text}" if self.lanes > 1 else text, flush=True)
+
+    def one_lane(self, lane: int) -> None:
+        with Lab.open(max(case.hosts for case in self.cases), keep=self.keep) as lab:
+            while (case := self.next()) is not None:
+                self.say(lane, f"{case.sentence} ...")
+                begun = time.monotonic()
+                why = run_one(lab, case)
+                took = time.monotonic() - begun
+                count = self.failed if why else self.passed
+                with count.get_lock():
+                    count.value += 1
+                if not why:
+                    self.say(lane, f"  ok, {took:.1f} s: {case.sentence}")
+                    continue
+                told = failure_text(lab, case, why)
+                self.say(
+                    lane, f"  FAILED after {took:.1f} s, load {os.getloadavg()[0]:.1f}: {case.sentence}\n{told}"
+                )
+
+    def side_lane(self, lane: int) -> None:
+        """A process of its own, in a folder of its own that is gone afterwards; the downloads are shared."""
+        first = plan.root()
+        root = plan.lanes(first)[lane - 1]
+        root.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (root / "cache").symlink_to(first / "cache")
+        os.environ["MEDEVAC_LAB"] = str(root)
+        try:
+            self.one_lane(lane)
+        finally:
+            Lab(1).down(purge=True)
+
+    def go(self) -> bool:
+        """Runs everything; false when a lane broke down, whatever its cases said."""
+        prepare.prepare(plan.root())
+        others = [
+            multiprocessing.Process(target=self.side_lane, args=(lane,), daemon=True)
+            for lane in range(2, self.lanes + 1)
+        ]
+        for other in others:
+            other.start()
+        self.one_lane(1)
+        for other in others:
+            other.join()
+        return all(other.exitcode == 0 for other in others)
 
 
 def main() -> int:
@@ -117,6 +172,13 @@ def main() -> int:
     parser.add_argument("--soak", action="store_true", help="also those that take the packaged defaults in full")
     parser.add_argument("-x", action="store_true", help="stop at the first failure")
     parser.add_argument("--keep", action="store_true", help="leave the lab running at the end")
+    parser.add_argument(
+        "--lanes",
+        type=int,
+        metavar="N",
+        default=min(plan.MAX_LANES, os.cpu_count() or 1),
+        help="labs side by side (one per processor, at most %(default)s here)",
+    )
     parser.add_argument(
         "--expect-failure",
         action="store_true",
@@ -132,14 +194,21 @@ def main() -> int:
     if not cases:
         print(f"no case matches {arguments.k!r}", file=sys.stderr)
         return 2
-    with Lab.open(max(case.hosts for case in cases), keep=arguments.keep) as lab:
-        if not lab.has_product and any(case.needs_product for case in cases):
-            print(
-                f"the programs are missing in {plan.binaries()}: build them first, or choose with -k itself.",
-                file=sys.stderr,
-            )
-            return 2
-        passed, failed = run_all(lab, cases, arguments.x)
+    programs = [plan.binaries() / name for name in PROGRAMS]
+    if any(case.needs_product for case in cases) and not all(path.exists() for path in programs):
+        print(
+            f"the programs are missing in {plan.binaries()}: build them first, or choose with -k itself.",
+            file=sys.stderr,
+        )
+        return 2
+    lanes = 1 if arguments.keep else max(1, min(arguments.lanes, plan.MAX_LANES, len(cases)))
+    run, begun = Run(cases, lanes, arguments.x, arguments.keep), time.monotonic()
+    whole = run.go()
+    passed, failed = run.passed.value, run.failed.value
+    print(f"took {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)
+    if not whole:
+        print("a lane broke down, see above: its case is counted as failed", flush=True)
+        failed += 1
     print(f"{passed} passed, {failed} failed", flush=True)
     if arguments.expect_failure:
         return 0 if failed else 1

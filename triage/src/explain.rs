@@ -112,8 +112,9 @@ impl Triage {
     }
 
     fn agent_gone_for(&self, host: &HostId, now: Now) -> Duration {
-        let live = self.watches.get(host).and_then(|watch| watch.session.as_ref());
-        now.at.since(live.map_or(self.started, |live| live.heard_at))
+        let Some(watch) = self.watches.get(host) else { return Duration::ZERO };
+        let heard = watch.session.as_ref().map(|live| live.heard_at);
+        now.at.since(heard.or(watch.stream_lost_at).unwrap_or(self.started))
     }
 
     pub fn host_views(&self, now: Now) -> Vec<HostView> {
@@ -261,7 +262,7 @@ impl Triage {
             IncidentKind::ProofRefuted => {
                 format!("{subject} lives although it was proven dead: its guests may run twice")
             }
-            IncidentKind::AgentFailed | IncidentKind::FactsLost | IncidentKind::AlertOnly => "nothing yet".to_owned(),
+            IncidentKind::FactsLost => "nothing yet".to_owned(),
         }
     }
 
@@ -373,8 +374,7 @@ fn todo(incident: &IncidentRecord) -> String {
             format!("when you know that it is off: medevacctl confirm-fenced {host} --reason '...'")
         }
         Phase::Waiting => format!("medevacctl incident {id}"),
-        Phase::Watching if incident.kind == IncidentKind::HostSilent => format!("medevacctl explain {id}"),
-        Phase::Watching if incident.kind != IncidentKind::AgentFailed => format!("medevacctl explain {id}"),
+        Phase::Watching => format!("medevacctl explain {id}"),
         _ => "nothing to do".to_owned(),
     }
 }

@@ -70,7 +70,7 @@ impl Triage {
                 IncidentKind::InstanceGone => self.review_gone(incident),
                 IncidentKind::TwoCopies => self.review_two_copies(incident),
                 IncidentKind::HostCloned | IncidentKind::ProofRefuted => self.review_alarm(incident),
-                IncidentKind::AgentFailed | IncidentKind::FactsLost | IncidentKind::AlertOnly => self.rest(id),
+                IncidentKind::FactsLost => self.rest(id),
             }
         }
     }

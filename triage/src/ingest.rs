@@ -276,8 +276,10 @@ impl Triage {
         if !self.is_current(host, session) {
             return;
         }
+        let now = self.now.at;
         if let Some(watch) = self.watches.get_mut(host) {
             watch.session = None;
+            watch.stream_lost_at = Some(now);
             watch.closed_by_host = by == Closer::Host;
         }
     }

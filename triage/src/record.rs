@@ -49,6 +49,7 @@ impl Change {
 
 /// What holds for the whole site.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SiteRecord {
     pub next_incident: u64,
     /// An operator's brake, with the reason: nothing is ordered while it is set.
@@ -81,6 +82,7 @@ impl Mode {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SegmentRecord {
     pub id: SegmentId,
     pub mode: Mode,
@@ -90,6 +92,7 @@ pub struct SegmentRecord {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostRecord {
     pub id: HostId,
     pub segment: SegmentId,
@@ -174,6 +177,7 @@ pub struct Goodbye {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InstanceRecord {
     pub id: InstanceId,
     pub name: String,
@@ -234,8 +238,6 @@ pub enum IncidentKind {
     HostSilent,
     /// User space stands still, the kernel answers.
     HostHung,
-    /// The agent failed; the host lives.
-    AgentFailed,
     /// A person ordered a host off.
     HostShot,
     /// A host came back from a boot that we did not prove dead before.
@@ -250,8 +252,6 @@ pub enum IncidentKind {
     ProofRefuted,
     /// Facts were lost by an agent.
     FactsLost,
-    /// No plan can be carried out: alert only.
-    AlertOnly,
 }
 
 /// Where an incident stands.

@@ -24,6 +24,8 @@ pub struct Watch {
     pub grace_extra: Duration,
     /// The last stream was ended by the host itself, not by us.
     pub closed_by_host: bool,
+    /// When the last stream ended.
+    pub stream_lost_at: Option<Moment>,
     /// User space answered a probe of a peer or of ours.
     pub user_space_at: Option<Moment>,
     /// The kernel answered a probe.

@@ -220,3 +220,11 @@ impl Drop for Qemu {
         let _ = self.child.wait();
     }
 }
+
+/// `medevac-agent release`: what it prints.
+pub fn release(dir: &Path, reason: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_medevac-agent"));
+    command.arg("--config").arg(dir.join("agent.toml")).args(["release", "--reason", reason]);
+    let output = command.output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}

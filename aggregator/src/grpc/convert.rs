@@ -3,6 +3,7 @@
 //! this version does not know reads as "inconclusive", never as "gone".
 
 use crate::peer::valid_name;
+use crate::ports::REFERENCE_PLANE;
 use medevac_proto::session as wire;
 use medevac_triage::{
     BootId, Disk, Fact, HostId, InstanceId, Inventory, Outcome, Parting, PlaneId, ProbeAnswer, ProbeResult,
@@ -22,8 +23,6 @@ pub const LIST_MAX: usize = 256;
 pub const RESULTS_MAX: usize = 20_000;
 /// A domain XML is a few kilobytes; one of this size is no domain.
 pub const XML_MAX: usize = 1024 * 1024;
-/// How reference addresses are marked among the planes of a probe.
-pub const REFERENCE_PLANE: &str = "reference";
 
 /// Why a frame cannot be taken.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

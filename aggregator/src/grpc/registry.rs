@@ -4,8 +4,8 @@
 //! the session is ended. Frames leave in the order in which they were decided.
 
 use crate::engine::Input;
-use crate::grpc::convert::REFERENCE_PLANE;
 use crate::ports::Agents;
+use crate::ports::{ProbeKeys, REFERENCE_PLANE};
 use aws_lc_rs::hmac;
 use medevac_proto::session as wire;
 use medevac_proto::session::aggregator_frame::Body;
@@ -110,12 +110,6 @@ impl Registry {
     pub fn probe_key(&self, host: &HostId, boot: &BootId) -> Vec<u8> {
         let name = format!("responder\0{host}\0{boot}");
         hmac::sign(&self.secret, name.as_bytes()).as_ref().to_vec()
-    }
-
-    /// Key of a host's responder in its newest known boot; empty when it never joined.
-    pub fn key_of(&self, host: &HostId) -> Vec<u8> {
-        let boot = self.inner().boots.get(host).cloned();
-        boot.map(|boot| self.probe_key(host, &boot)).unwrap_or_default()
     }
 
     /// Number of live sessions of one host.
@@ -292,5 +286,12 @@ impl Agents for SessionAgents {
         if let Some(live) = self.0.inner().live.get(session) {
             let _ = live.close.try_send(why);
         }
+    }
+}
+
+impl ProbeKeys for Registry {
+    fn key_of(&self, host: &HostId) -> Vec<u8> {
+        let boot = self.inner().boots.get(host).cloned();
+        boot.map(|boot| self.probe_key(host, &boot)).unwrap_or_default()
     }
 }

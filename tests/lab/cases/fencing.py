@@ -1,7 +1,7 @@
 """Fence devices that fail or deceive: what is proof, and what is not."""
 
 from medevac_lab import Lab, power, stays_true, wait_until
-from medevac_lab.aggregator import Refused
+from medevac_lab.aggregator import IMPATIENT, Refused
 from medevac_lab.registry import case
 
 
@@ -20,7 +20,7 @@ def wait_shot(lab: Lab, device: str, acts_on: str, timeout: float = 60) -> None:
 
 @case(limit=240)
 def a_fence_device_that_comes_back_ends_the_waiting(lab: Lab):
-    guests = lab.protected_site(4)
+    guests = lab.protected_site(3, fences={"hv1": IMPATIENT})
     lab.controllers["hv1"].unreachable()
     lab.host("hv1").crash()
     row = lab.wait_incident_state("hv1", "fence-unknown", timeout=120)
@@ -30,9 +30,9 @@ def a_fence_device_that_comes_back_ends_the_waiting(lab: Lab):
     lab.wait_each_runs_once(guests, timeout=120, not_on=["hv1"])
 
 
-@case(limit=240)
+@case(limit=240, soak=True)
 def the_operators_word_ends_the_waiting_too(lab: Lab):
-    guests = lab.protected_site(4)
+    guests = lab.protected_site(3, fences={"hv1": IMPATIENT})
     lab.controllers["hv1"].unreachable()
     lab.host("hv1").crash()
     lab.wait_incident_state("hv1", "fence-unknown", timeout=120)
@@ -59,7 +59,7 @@ def a_device_that_shoots_a_neighbour_proves_nothing(lab: Lab):
     wait_shot(lab, "hv1", "hv2")
     stays_true(
         lambda: not lab.oracle.violations() and lab.oracle.running(guests[0].uuid) == ["hv1"],
-        30,
+        20,
         "a neighbour's death is no proof",
         every=0.5,
     )
@@ -75,7 +75,7 @@ def a_first_off_order_that_shot_a_neighbour_proves_nothing_when_retried(lab: Lab
     # The retry reads "off" at once and nobody new falls silent: only the first order's list still tells.
     stays_true(
         lambda: lab.oracle.running(guests[0].uuid) == ["hv1"] and not lab.oracle.violations(),
-        40,
+        20,
         "the retry proves nothing either",
         every=0.5,
     )
@@ -84,16 +84,17 @@ def a_first_off_order_that_shot_a_neighbour_proves_nothing_when_retried(lab: Lab
     lab.wait_each_runs_once([guests[0], guests[2], guests[3]], timeout=150, not_on=["hv1"])
 
 
-@case(limit=240)
+@case(limit=240, soak=True)
 def a_slow_fence_device_is_waited_for(lab: Lab):
-    guests = lab.protected_site(4)
+    # IPMI's own patience for one answer is 2 s by default; a slow device needs more of it.
+    guests = lab.protected_site(3, fences={"hv1": {"options": {"ipmitool_timeout": "6"}}})
     lab.controllers["hv1"].slow(3)
     lab.host("hv1").crash()
     lab.wait_each_runs_once(guests, timeout=150, not_on=["hv1"])
     lab.assert_only_fenced("hv1")
 
 
-@case(limit=240)
+@case(limit=240, soak=True)
 def a_fence_agent_that_hangs_or_talks_rubbish_proves_nothing(lab: Lab):
     agents = power.fence_agents(lab.root)
     broken = {
@@ -110,7 +111,7 @@ def a_fence_agent_that_hangs_or_talks_rubbish_proves_nothing(lab: Lab):
     lab.wait_each_runs_once(guests)
 
 
-@case(limit=240)
+@case(limit=240, soak=True)
 def a_fence_agent_that_only_claims_success_proves_nothing(lab: Lab):
     agents = power.fence_agents(lab.root)
     guests = lab.protected_site(3, fences={"hv1": {"agent": str(agents["fence_claims"]), "deadline": "5s"}})
@@ -126,7 +127,7 @@ def a_fence_agent_that_only_claims_success_proves_nothing(lab: Lab):
     lab.wait_each_runs_once(guests)
 
 
-@case()
+@case(soak=True)
 def a_person_may_fence_a_host_that_is_well(lab: Lab):
     guests = lab.protected_site(4)
     lab.ctl("fence", "hv1", "--reason", "its fan is on fire")
@@ -134,7 +135,7 @@ def a_person_may_fence_a_host_that_is_well(lab: Lab):
     lab.assert_only_fenced("hv1")
 
 
-@case()
+@case(soak=True)
 def under_pause_nothing_is_ordered(lab: Lab):
     guests = lab.protected_site(4)
     lab.ctl("pause", "--reason", "the network is being rebuilt")

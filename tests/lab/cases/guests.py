@@ -60,10 +60,10 @@ def a_guest_shut_down_from_inside_stays_down(lab: Lab):
     guests = lab.protected_site(3)
     guests[0].shutdown()
     wait_until(lambda: guests[0].state() == "shut off", 30, "the guest powers itself off")
-    stays_true(lambda: lab.oracle.running(guests[0].uuid) == [], 15, "what its user stopped stays stopped")
+    stays_true(lambda: lab.oracle.running(guests[0].uuid) == [], 8, "what its user stopped stays stopped")
     lab.host("hv1").crash()
     lab.wait_each_runs_once(guests[1:], not_on=["hv1"])
-    stays_true(lambda: lab.oracle.running(guests[0].uuid) == [], 15, "also when its host dies later")
+    stays_true(lambda: lab.oracle.running(guests[0].uuid) == [], 8, "also when its host dies later")
 
 
 @case()
@@ -76,12 +76,12 @@ def a_guest_destroyed_by_its_user_while_its_host_is_suspected_stays_down(lab: La
     time.sleep(2)
     lab.heal(host)
     lab.wait_host_state(host, "heard")
-    stays_true(lambda: lab.oracle.running(guests[0].uuid) == [], 15, "what its user destroyed stays down")
+    stays_true(lambda: lab.oracle.running(guests[0].uuid) == [], 10, "what its user destroyed stays down")
     lab.wait_each_runs_once(guests[1:])
     lab.assert_nobody_fenced()
 
 
-@case()
+@case(soak=True)
 def a_guest_destroyed_as_its_host_dies_runs_at_most_once(lab: Lab):
     guests = lab.protected_site(4)
     guests[0].destroy()
@@ -92,7 +92,7 @@ def a_guest_destroyed_as_its_host_dies_runs_at_most_once(lab: Lab):
 
 @case(limit=240)
 def a_migration_whose_source_dies_ends_in_one_copy(lab: Lab):
-    guests = lab.protected_site(4)
+    guests = lab.protected_site(3)
     source, target = lab.host("hv1"), lab.host("hv2")
     begin_migration(lab, guests[0], source, target)
     source.crash()
@@ -102,7 +102,7 @@ def a_migration_whose_source_dies_ends_in_one_copy(lab: Lab):
 
 @case(limit=240)
 def a_migration_whose_target_dies_leaves_the_source_running(lab: Lab):
-    guests = lab.protected_site(4)
+    guests = lab.protected_site(3)
     source, target = lab.host("hv1"), lab.host("hv2")
     begin_migration(lab, guests[0], source, target)
     target.crash()
@@ -120,7 +120,7 @@ def begin_migration(lab: Lab, guest: Guest, source, target) -> None:
     wait_until(lambda: len(lab.instance(guest).get("homes", [])) == 2, 15, "both ends are homes")
 
 
-@case()
+@case(soak=True)
 def a_migration_that_completes_is_followed(lab: Lab):
     guests = lab.protected_site(3)
     move = guests[0].migrate(lab.host("hv1"), lab.host("hv2"))
@@ -131,7 +131,7 @@ def a_migration_that_completes_is_followed(lab: Lab):
     lab.assert_no_violation()
 
 
-@case()
+@case(soak=True)
 def a_guest_with_a_local_disk_restarts_only_at_home(lab: Lab):
     lab.aggregator.configure()
     lab.aggregator.start()
@@ -144,7 +144,7 @@ def a_guest_with_a_local_disk_restarts_only_at_home(lab: Lab):
     assert lab.outcome("hv1", guest).get("text"), "it waits with its reason"
 
 
-@case()
+@case(soak=True)
 def an_unprotected_guest_is_left_alone(lab: Lab):
     guests = lab.protected_site(3)
     lab.ctl("unprotect", guests[0].uuid, "--reason", "a test machine")

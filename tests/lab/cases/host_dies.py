@@ -3,7 +3,7 @@
 import time
 
 from medevac_lab import Lab, stays_true, wait_until
-from medevac_lab.aggregator import PACKAGED
+from medevac_lab.aggregator import IMPATIENT, PACKAGED
 from medevac_lab.registry import case
 
 
@@ -45,7 +45,7 @@ def a_host_that_dies_is_recovered_with_the_packaged_times(lab: Lab):
     lab.assert_only_fenced("hv1")
 
 
-@case()
+@case(soak=True)
 def a_host_whose_power_is_pulled_is_recovered_too(lab: Lab):
     guests = lab.protected_site(5)
     lab.host("hv1").unplug()
@@ -53,7 +53,7 @@ def a_host_whose_power_is_pulled_is_recovered_too(lab: Lab):
     assert "hv2" not in lab.fenced() and "hv3" not in lab.fenced()
 
 
-@case()
+@case(soak=True)
 def a_dead_host_in_observe_mode_is_only_reported(lab: Lab):
     guests = lab.protected_site(3, mode="observe")
     lab.host("hv1").crash()
@@ -62,7 +62,7 @@ def a_dead_host_in_observe_mode_is_only_reported(lab: Lab):
     assert lab.oracle.running(guests[0].uuid) == []
 
 
-@case()
+@case(soak=True)
 def a_dead_host_in_approve_mode_waits_for_one_word(lab: Lab):
     guests = lab.protected_site(4, mode="approve")
     lab.host("hv1").crash()
@@ -75,7 +75,7 @@ def a_dead_host_in_approve_mode_waits_for_one_word(lab: Lab):
 
 @case(limit=300)
 def a_frozen_host_waits_for_approve(lab: Lab):
-    guests = lab.protected_site(4)
+    guests = lab.protected_site(3)
     wait_banner_known(lab, "hv1")
     lab.host("hv1").freeze()
     row = lab.wait_incident_state("hv1", "waiting-for-approval")
@@ -87,14 +87,14 @@ def a_frozen_host_waits_for_approve(lab: Lab):
 
 @case(limit=300)
 def a_frozen_host_is_fenced_where_the_policy_says_so(lab: Lab):
-    guests = lab.protected_site(4, on_hung="fence")
+    guests = lab.protected_site(3, on_hung="fence")
     wait_banner_known(lab, "hv1")
     lab.host("hv1").freeze()
     lab.wait_each_runs_once(guests, not_on=["hv1"])
     lab.assert_only_fenced("hv1")
 
 
-@case(limit=300)
+@case(limit=300, soak=True)
 def a_frozen_host_that_thaws_is_left_alone(lab: Lab):
     guests = lab.protected_site(4)
     wait_banner_known(lab, "hv1")
@@ -110,10 +110,10 @@ def a_frozen_host_that_thaws_is_left_alone(lab: Lab):
 
 @case()
 def an_agent_that_is_killed_is_never_fenced(lab: Lab):
-    guests = lab.protected_site(4)
+    guests = lab.protected_site(3)
     lab.host("hv1").kill_service("agent")
     lab.wait_host_state("hv1", "agent-failed")
-    stays_true(lambda: lab.host_state("hv1") == "agent-failed" and not lab.fenced(), 15, "an agent failure stays one")
+    stays_true(lambda: lab.host_state("hv1") == "agent-failed" and not lab.fenced(), 10, "an agent failure stays one")
     lab.host("hv1").start_service("agent")
     lab.wait_host_state("hv1", "heard")
     lab.wait_each_runs_once(guests)
@@ -122,11 +122,11 @@ def an_agent_that_is_killed_is_never_fenced(lab: Lab):
 
 @case(limit=300)
 def an_agent_that_is_frozen_is_never_fenced(lab: Lab):
-    guests = lab.protected_site(4)
+    guests = lab.protected_site(3)
     wait_banner_known(lab, "hv1")
     lab.host("hv1").pause_service("agent")
     lab.wait_host_state("hv1", "agent-failed")
-    stays_true(lambda: not lab.fenced(), 15, "nobody is fenced for a frozen agent")
+    stays_true(lambda: not lab.fenced(), 10, "nobody is fenced for a frozen agent")
     lab.host("hv1").resume_service("agent")
     lab.wait_host_state("hv1", "heard")
     lab.wait_each_runs_once(guests)
@@ -135,7 +135,7 @@ def an_agent_that_is_frozen_is_never_fenced(lab: Lab):
 
 @case()
 def an_agent_that_dies_before_its_host_hides_nothing(lab: Lab):
-    guests = lab.protected_site(4)
+    guests = lab.protected_site(3)
     lab.host("hv1").kill_service("agent")
     lab.wait_host_state("hv1", "agent-failed")
     time.sleep(3)
@@ -147,7 +147,7 @@ def an_agent_that_dies_before_its_host_hides_nothing(lab: Lab):
 
 @case()
 def a_host_that_dies_while_the_aggregator_is_down_is_recovered_after_its_return(lab: Lab):
-    guests = lab.protected_site(4)
+    guests = lab.protected_site(3)
     lab.aggregator.kill9()
     lab.host("hv1").crash()
     time.sleep(3)
@@ -171,7 +171,7 @@ def an_orderly_shutdown_is_no_death_while_its_goodbye_holds(lab: Lab):
 
 @case()
 def a_goodbye_that_expires_lets_its_guests_be_recovered(lab: Lab):
-    guests = lab.protected_site(4, timing={"goodbye_shutdown": "15s"})
+    guests = lab.protected_site(3, timing={"goodbye_shutdown": "12s"})
     lab.host("hv1").shutdown()
     lab.wait_host_state("hv1", "goodbye")
     assert lab.oracle.running(guests[0].uuid) == []
@@ -179,7 +179,7 @@ def a_goodbye_that_expires_lets_its_guests_be_recovered(lab: Lab):
     assert set(lab.fenced()) <= {"hv1"}
 
 
-@case()
+@case(soak=True)
 def a_host_under_maintenance_may_go_away(lab: Lab):
     lab.protected_site(3)
     lab.ctl("maintenance", "hv1", "on", "--reason", "new memory")
@@ -190,7 +190,7 @@ def a_host_under_maintenance_may_go_away(lab: Lab):
 
 @case(limit=240)
 def a_host_that_reboots_by_itself_mid_recovery_runs_its_guests_once(lab: Lab):
-    guests = lab.protected_site(4, autostart=True)
+    guests = lab.protected_site(3, autostart=True, fences={"hv1": IMPATIENT})
     # Its device doesn't answer, so that recovery stands waiting for a proof when the host is back.
     lab.controllers["hv1"].unreachable()
     lab.host("hv1").crash()
@@ -201,9 +201,9 @@ def a_host_that_reboots_by_itself_mid_recovery_runs_its_guests_once(lab: Lab):
     stays_true(lambda: not lab.oracle.violations(), 10, "and stays so")
 
 
-@case(limit=240)
+@case(limit=240, soak=True)
 def a_host_that_reboots_while_its_off_order_is_on_the_way_runs_its_guests_once(lab: Lab):
-    guests = lab.protected_site(4, autostart=True)
+    guests = lab.protected_site(3, autostart=True)
     lab.controllers["hv1"].slow(4)
     lab.host("hv1").crash()
     lab.wait_code("hv1", "off-ordered")
@@ -212,7 +212,7 @@ def a_host_that_reboots_while_its_off_order_is_on_the_way_runs_its_guests_once(l
     stays_true(lambda: not lab.oracle.violations(), 10, "and stays so")
 
 
-@case()
+@case(soak=True)
 def a_host_that_reboots_quickly_runs_its_own_guests_again(lab: Lab):
     guests = lab.protected_site(4, autostart=True)
     lab.host("hv1").reboot_by_itself()

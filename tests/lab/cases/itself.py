@@ -34,7 +34,7 @@ def greeting(lab: Lab, address: str) -> str:
     ).stdout.strip()
 
 
-@case(needs_product=False)
+@case(needs_product=False, soak=True)
 def a_crashed_host_is_dead_and_its_controller_says_on(lab: Lab):
     guest = lab.guests(1)[0]
     victim = lab.host("hv1")
@@ -80,7 +80,7 @@ def a_frozen_host_answers_ping_and_connects_but_does_not_greet(lab: Lab):
     assert greeting(lab, host.address()) == "nothing"
 
 
-@case(needs_product=False)
+@case(needs_product=False, soak=True)
 def a_fence_agent_really_switches_a_host_off_and_on(lab: Lab):
     guest = lab.guests(1, autostart=True)[0]
     assert fence(lab, "hv1", "off") == 0
@@ -91,7 +91,7 @@ def a_fence_agent_really_switches_a_host_off_and_on(lab: Lab):
     wait_until(lambda: lab.oracle.running(guest.uuid) == ["hv1"], 30, "libvirt's autostart starts the guest again")
 
 
-@case(needs_product=False, limit=240)
+@case(needs_product=False, limit=240, soak=True)
 def controllers_fail_as_real_ones_do(lab: Lab):
     controller = lab.controllers["hv1"]
     controller.rubbish()
@@ -110,7 +110,7 @@ def controllers_fail_as_real_ones_do(lab: Lab):
     assert fence(lab, "hv1", "status") == 0
 
 
-@case(needs_product=False)
+@case(needs_product=False, soak=True)
 def a_cut_plane_is_cut_alone_and_stays_cut_over_a_boot(lab: Lab):
     host = lab.host("hv1")
     lab.cut(host, "tenant")
@@ -121,7 +121,7 @@ def a_cut_plane_is_cut_alone_and_stays_cut_over_a_boot(lab: Lab):
     wait_until(lambda: reaches(lab, "hv2", host.address("tenant")), 10, "the healed plane carries")
 
 
-@case(needs_product=False)
+@case(needs_product=False, soak=True)
 def a_one_way_cut_loses_one_direction(lab: Lab):
     host = lab.host("hv1")
     for lost in ("to", "from"):
@@ -145,7 +145,7 @@ def a_split_switch_leaves_two_sides_that_work(lab: Lab):
     wait_until(lambda: reaches(lab, "hv1", addresses["hv3"]), 10, "the healed switch carries")
 
 
-@case(needs_product=False)
+@case(needs_product=False, soak=True)
 def cutting_the_storage_plane_cuts_the_disks(lab: Lab):
     guest = lab.guests(1)[0]
     lab.cut("hv1", "storage")
@@ -177,7 +177,7 @@ def a_second_start_is_not_hidden_and_is_seen_three_ways(lab: Lab):
     wait_until(seen, 60, "process table, disk and guest all tell of the second start of both guests")
 
 
-@case(needs_product=False)
+@case(needs_product=False, soak=True)
 def a_migration_is_no_violation_and_an_incoming_copy_does_not_count(lab: Lab):
     guest = lab.guests(1)[0]
     slow = guest.migrate(lab.host("hv1"), lab.host("hv2"), mib_per_s=1)
@@ -196,7 +196,7 @@ def a_migration_is_no_violation_and_an_incoming_copy_does_not_count(lab: Lab):
     lab.assert_no_violation()
 
 
-@case(needs_product=False)
+@case(needs_product=False, soak=True)
 def a_guest_shut_down_from_inside_is_shut_off(lab: Lab):
     guest = lab.guests(1)[0]
     guest.shutdown()
@@ -204,7 +204,7 @@ def a_guest_shut_down_from_inside_is_shut_off(lab: Lab):
     assert "MDV-POWEROFF" in guest.console()
 
 
-@case(needs_product=False)
+@case(needs_product=False, soak=True)
 def an_orderly_shutdown_stops_guests_and_turns_the_power_off(lab: Lab):
     guest = lab.guests(1)[0]
     host = lab.host("hv1")

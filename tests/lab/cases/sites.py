@@ -8,7 +8,7 @@ from medevac_lab.registry import case, register
 
 @case(limit=240)
 def a_site_that_loses_all_power_with_the_aggregator_back_first_comes_back_by_itself(lab: Lab):
-    guests = lab.protected_site(6, autostart=True)
+    guests = lab.protected_site(3, autostart=True)
     lab.aggregator.kill9()
     lab.power_cycle(wait=False)
     lab.aggregator.start()
@@ -19,7 +19,7 @@ def a_site_that_loses_all_power_with_the_aggregator_back_first_comes_back_by_its
 
 @case(limit=240)
 def a_site_that_loses_all_power_with_the_aggregator_back_last_comes_back_by_itself(lab: Lab):
-    guests = lab.protected_site(6, autostart=True)
+    guests = lab.protected_site(3, autostart=True)
     lab.aggregator.kill9()
     lab.power_cycle()
     time.sleep(4)
@@ -27,7 +27,7 @@ def a_site_that_loses_all_power_with_the_aggregator_back_last_comes_back_by_itse
     at_home(lab, guests)
 
 
-@case(limit=240)
+@case(limit=240, soak=True)
 def a_site_whose_hosts_post_one_after_the_other_is_not_shot_meanwhile(lab: Lab):
     guests = lab.protected_site(6, autostart=True, timing={"boot_grace": "60s"})
     lab.aggregator.kill9()
@@ -51,7 +51,7 @@ def at_home(lab: Lab, guests) -> None:
     lab.assert_nobody_fenced()
 
 
-@case()
+@case(soak=True)
 def an_aggregator_that_is_killed_and_started_again_disturbs_nobody(lab: Lab):
     guests = lab.protected_site(3)
     for _ in range(3):
@@ -93,4 +93,35 @@ def killed_at(point: str):
 
 for _point in CRASH_POINTS:
     _name = "an_aggregator_killed_" + _point.replace("/", "").replace("-", "_").replace(":", "_")
-    register(killed_at(_point), _name, hosts=3, limit=240)
+    register(killed_at(_point), _name, hosts=3, limit=240, soak=True)
+
+
+# The same in one recovery: each start dies a step further than the one before.
+CHAIN = (
+    "before-commit:segment",
+    "after-commit:segment",
+    "before-dispatch:fence-off",
+    "after-dispatch:fence-off",
+    "before-commit:host",
+    "after-commit:host",
+    "before-commit:instance",
+    "after-commit:instance",
+    "before-dispatch:order-start",
+    "after-dispatch:order-start",
+    "before-commit:step",
+    "after-commit:step",
+)
+
+
+@case(limit=360)
+def an_aggregator_killed_between_each_pair_of_steps_recovers_each_guest_once(lab: Lab):
+    guests = lab.protected_site(3, on=["hv1", "hv2", "hv1"])
+    lab.aggregator.kill9()
+    lab.aggregator.start(["--crash-at", CHAIN[0]])
+    lab.wait_protected(guests)
+    lab.host("hv1").crash()
+    for point, following in zip(CHAIN, [*CHAIN[1:], None], strict=True):
+        wait_until(lambda: not lab.aggregator.running(), 60, f"the aggregator dies at {point}")
+        lab.aggregator.start(["--crash-at", following] if following else None, wait=False)
+    lab.wait_each_runs_once(guests, timeout=120, not_on=["hv1"])
+    lab.assert_only_fenced("hv1")

@@ -29,7 +29,10 @@ FAST = {
     "goodbye_agent": "10s",
     "goodbye_shutdown": "15s",
     "fence_retry_first": "3s",
+    "fence_retry_max": "6s",
 }
+# Fence options: gives up on a device that does not answer after 5 s instead of 20 s.
+IMPATIENT = {"options": {"power_timeout": "5"}}
 # The packaged times, for the demo and for the cases that are about them.
 PACKAGED = {
     "settle": "30s",
@@ -40,6 +43,7 @@ PACKAGED = {
     "goodbye_agent": "2m",
     "goodbye_shutdown": "10m",
     "fence_retry_first": "10s",
+    "fence_retry_max": "5m",
 }
 # It answers as soon as it holds its store's lock and listens.
 UP_TIMEOUT_S = 30.0

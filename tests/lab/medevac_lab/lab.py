@@ -7,9 +7,11 @@
         lab.host("hv1").crash()
         lab.wait_each_runs_once(guests, timeout=60)
 
-One lab per machine: its addresses, its power controllers and its oracle cover
-everything that runs. `down` needs nothing but the folder and removes all that
-any earlier driver made, also one that was killed.
+Labs in different folders share nothing but the machine: each has namespaces,
+process groups and an oracle of its own. Only those that one run of cases makes
+for itself (plan.lanes) stand side by side; anybody else's guests are a reason
+to refuse. `down` needs nothing but the folder and removes all that any earlier
+driver made, also one that was killed.
 """
 
 import contextlib
@@ -34,8 +36,8 @@ MARKER = "this folder was made by the medevac lab; `lab.py down --purge` removes
 
 
 def foreign_virtualization(lab: Path) -> list[str]:
-    """libvirt daemons and guests on this machine that no lab of this folder made."""
-    ours, found = f"/{plan.tag(lab)}/", []
+    """libvirt daemons and guests on this machine that neither this lab nor one beside it made."""
+    ours, found = [f"/{plan.tag(lane)}/" for lane in plan.lanes(lab)], []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -43,7 +45,8 @@ def foreign_virtualization(lab: Path) -> list[str]:
             comm = (entry / "comm").read_text().strip()
             if comm not in ("libvirtd", "virtqemud") and not comm.startswith("qemu-system"):
                 continue
-            if ours in (entry / "cgroup").read_text():
+            group = (entry / "cgroup").read_text()
+            if any(tag in group for tag in ours):
                 continue
             argv = (entry / "cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):

@@ -22,6 +22,10 @@ from pathlib import Path
 # for 200, the memory of a small machine for about this many.
 MAX_HOSTS = 8
 
+# Labs side by side, each in a folder of its own and shut off from the others
+# by its namespaces: more of them only wait for the same processors and memory.
+MAX_LANES = 4
+
 # The planes that carry the hosts' own traffic, and the third octet of each.
 PLANES = {"mgmt": 1, "storage": 2, "tenant": 3}
 # The controllers' network: only the aggregator reaches it.
@@ -61,6 +65,12 @@ def root() -> Path:
     if path == Path("/") or len(path.parts) < 3:
         raise SystemExit(f"MEDEVAC_LAB={path}: choose a folder of its own, at least two levels deep; `down` removes it")
     return path
+
+
+def lanes(root: Path) -> list[Path]:
+    """The folders of all labs that may run side by side with the one in `root`, the first one first."""
+    first = root.with_name(root.name.split(".lane")[0])
+    return [first] + [root.with_name(f"{first.name}.lane{number}") for number in range(2, MAX_LANES + 1)]
 
 
 def binaries() -> Path:

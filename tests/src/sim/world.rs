@@ -1262,13 +1262,12 @@ impl World {
                 _ => {}
             }
         }
-        let open = self.shared.lock().records.values().find_map(|record| match record {
+        self.shared.lock().records.values().find_map(|record| match record {
             Record::Incident(incident) if !incident.phase.closed() => {
                 Some(format!("{} is open: {:?}", incident.id, incident.phase))
             }
             _ => None,
-        });
-        open
+        })
     }
 
     /// # Errors
