@@ -159,9 +159,9 @@ impl Engine {
     /// Commits in parts that every store can take, and applies each part once it is durable.
     fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         for part in parts(changes)? {
-            crash::point("before-commit", part.first().map_or("", |change| change.key()));
+            part.iter().for_each(|change| crash::point("before-commit", change.key()));
             self.ports.store.commit(&self.ports.lease.epoch(), part)?;
-            crash::point("after-commit", part.first().map_or("", |change| change.key()));
+            part.iter().for_each(|change| crash::point("after-commit", change.key()));
             self.triage.apply(part);
         }
         Ok(())

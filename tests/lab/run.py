@@ -157,10 +157,25 @@ class Run:
         ]
         for other in others:
             other.start()
-        self.one_lane(1)
+        try:
+            self.one_lane(1)
+        except BaseException:
+            self.clear(others)
+            raise
         for other in others:
             other.join()
         return all(other.exitcode == 0 for other in others)
+
+    def clear(self, others: list[multiprocessing.Process]) -> None:
+        """Interrupted: what the other lanes made goes too."""
+        for other in others:
+            other.kill()
+            other.join()
+        first = plan.root()
+        for root in plan.lanes(first)[1 : self.lanes]:
+            os.environ["MEDEVAC_LAB"] = str(root)
+            Lab(1).down(purge=True)
+        os.environ["MEDEVAC_LAB"] = str(first)
 
 
 def main() -> int:

@@ -18,7 +18,7 @@
 //! The world is the simulator's, without chance: the same text is the same run.
 
 use crate::sim::{Fault, Options, World};
-use medevac_triage::{HostId, IncidentId, InstanceId, Mode, OnHung, PlaneId, SegmentId, Settings, Word};
+use medevac_triage::{Guards, HostId, IncidentId, InstanceId, Mode, OnHung, PlaneId, SegmentId, Settings, Word};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -27,7 +27,16 @@ use std::time::Duration;
 /// # Errors
 /// The line that cannot be understood, with its number.
 pub fn play(text: &str) -> Result<String, String> {
-    let mut stage = Stage { hosts: 3, guests: 3, options: Options { calm: true, ..Options::default() }, world: None };
+    play_with(text, Guards::default())
+}
+
+/// As [`play`], with guards taken away.
+///
+/// # Errors
+/// The line that cannot be understood, with its number.
+pub fn play_with(text: &str, guards: Guards) -> Result<String, String> {
+    let mut stage =
+        Stage { hosts: 3, guests: 3, options: Options { calm: true, guards, ..Options::default() }, world: None };
     let mut out = String::new();
     for (number, line) in text.lines().enumerate() {
         let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();

@@ -1,6 +1,8 @@
-//! Each guard taken away in turn: the simulator must find a violation, or its
-//! silence about the real code is worth nothing.
+//! A guard taken away: the simulator must find a violation, or its silence
+//! about the real code is worth nothing. Witnesses, rails and the majority have
+//! others behind them, so that taking one of them alone away shows nothing here.
 
+use medevac_tests::scenario::play_with;
 use medevac_tests::sim::{Options, run_seed_with};
 use medevac_triage::Guards;
 
@@ -13,7 +15,7 @@ fn is_noticed(guard: &str) {
     let (seed, story) = found.unwrap_or_else(|| panic!("without {guard} nothing went wrong in {SEEDS} seeds"));
     let first = story.lines().next().unwrap_or_default();
     println!("without {guard}: seed {seed}: {first}");
-    assert!(first.contains("while it ran on") || first.contains("was ordered off"), "{story}");
+    assert!(first.contains("while it ran on"), "{story}");
 }
 
 #[test]
@@ -22,13 +24,11 @@ fn without_the_proof_check_an_instance_runs_twice() {
 }
 
 #[test]
-fn without_witnesses_a_host_in_reach_is_shot() {
-    is_noticed("witnesses");
-}
-
-#[test]
-fn without_homes_an_instance_runs_twice() {
-    is_noticed("homes");
+fn without_homes_a_guest_on_its_way_out_runs_twice() {
+    let text = include_str!("../scenarios/a_guest_on_its_way_out.txt");
+    let shown =
+        play_with(text, Guards::without("homes").expect("the guard exists")).expect("the scenario is understood");
+    assert!(shown.contains("VIOLATION: vm1 was started on"), "{shown}");
 }
 
 #[test]

@@ -104,9 +104,7 @@ impl Triage {
             ));
         }
         for host in self.durable.hosts.iter() {
-            alerts.extend(
-                host.warnings.iter().map(|warning| ("MDV-SECOND-COPY-RISK", format!("{}: {warning}", host.id))),
-            );
+            alerts.extend(host.warnings.iter().map(|warning| ("MDV-HOST-WARNING", format!("{}: {warning}", host.id))));
         }
         alerts
     }

@@ -1,4 +1,5 @@
 """What really runs, seen from outside the product: every QEMU on the machine, by UUID.
+(Those of labs that the same run made beside this one are left to the oracles of those.)
 
     sampler (a process of its own, 20 looks a second)  --> LAB/oracle.jsonl
        alive  gone  ran  violation                          one line per change
@@ -27,7 +28,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from medevac_lab import procs  # noqa: E402
+from medevac_lab import plan, procs  # noqa: E402
 from medevac_lab.storage import read_stamp  # noqa: E402
 
 # Between two looks. A double start that lasts shorter than this may be missed
@@ -106,6 +107,8 @@ class Finder:
         self.hosts = Hosts(lab)
         self.first_seen: dict[int, float] = {}
         self.found: dict[int, Qemu] = {}
+        # Labs beside this one are sites of their own: what they start twice on purpose is their affair.
+        self.beside = [f"/{plan.tag(lane)}/" for lane in plan.lanes(lab) if lane != lab]
 
     def look(self) -> list[Qemu]:
         now = time.monotonic()
@@ -130,10 +133,16 @@ class Finder:
         if not argv or "qemu-system" not in os.path.basename(argv[0]):
             return
         uuid, stat = argument(argv, "-uuid"), procs.stat_of(pid)
-        if uuid is None or stat is None:
+        if uuid is None or stat is None or self._is_beside(pid):
             return
         name = (argument(argv, "-name") or "").split(",")[0].removeprefix("guest=")
         self.found[pid] = Qemu(uuid, name, pid, stat[1], self.hosts.of(pid), "-incoming" in argv)
+
+    def _is_beside(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            group = Path(f"/proc/{pid}/cgroup").read_text()
+            return any(tag in group for tag in self.beside)
+        return False
 
 
 class Sampler:
@@ -183,6 +192,8 @@ class Sampler:
         together = [qemu for qemu in several if procs.is_alive(qemu.pid, qemu.start)]
         if len(together) < 2:
             return
+        if all(qemu.host == "outside" for qemu in together):
+            return  # Another lab's, or somebody's tests: neither is on a host of ours.
         where = ", ".join(f"{qemu.host} (pid {qemu.pid}{', incoming' if qemu.incoming else ''})" for qemu in together)
         key = (uuid, tuple(sorted(qemu.pid for qemu in together)))
         if sum(not qemu.incoming for qemu in together) > 1:
@@ -227,7 +238,6 @@ class Oracle:
         self.since = 0.0
 
     def start(self) -> None:
-        from medevac_lab import plan
         from medevac_lab.cgroups import Group
 
         if self.running_now():
