@@ -66,7 +66,7 @@ def an_aggregator_that_is_killed_and_started_again_disturbs_nobody(lab: Lab):
 # A commit is named by the first key in it: segment (an incident opens and its host is ordered
 # off), step (one is answered), host (it is proven dead), instance (a start is ordered, or seen).
 COMMITS = ("segment", "step", "host", "instance", "instance/:2")
-COMMANDS = ("read-power", "fence-off", "ask-inventory", "order-start", "order-start:2")
+COMMANDS = ("read-power:4", "fence-off", "ask-inventory", "order-start", "order-start:2")
 CRASH_POINTS = tuple(f"{when}-commit:{key}" for key in COMMITS for when in ("before", "after")) + tuple(
     f"{when}-dispatch:{command}" for command in COMMANDS for when in ("before", "after")
 )
