@@ -29,16 +29,15 @@ check: lint unit
 
 # Each guard taken away in turn: the simulator must notice.
 guards: build-packages
-	$(CARGO) test --locked -p medevac-tests --features removable-guards --test guards
+	$(CARGO) test --locked --workspace --features medevac-tests/removable-guards --test guards
 
 # The aggregator with crash points and removable guards, for the lab alone.
+# Always the whole workspace: another choice of packages would mean other features
+# of the dependencies, and all of them built once more.
 lab-programs: build-packages
-	$(CARGO) build --locked $(PROGRAMS)
+	$(CARGO) build --locked --workspace --bins --features medevac-aggregator/crash-points,medevac-aggregator/removable-guards
 	mkdir -p target/lab
-	cp target/debug/medevac-agent target/debug/medevacctl target/lab/
-	$(CARGO) build --locked -p medevac-aggregator --features crash-points,removable-guards
-	cp target/debug/medevac-aggregator target/lab/
-	$(CARGO) build --locked -p medevac-aggregator
+	cp target/debug/medevac-agent target/debug/medevac-aggregator target/debug/medevacctl target/lab/
 
 lab: lab-programs
 	MEDEVAC_BIN=target/lab tests/lab/run.py

@@ -18,12 +18,10 @@
 use crate::Triage;
 use crate::command::Command;
 use crate::evidence::Doubt;
-use crate::id::{BootId, HostId, IncidentId, StepId};
+use crate::id::{HostId, IncidentId, StepId};
 use crate::incident::Opening;
 use crate::observation::{FenceAnswer, Power};
-use crate::record::{
-    Death, Heard, HostRecord, IncidentKind, IncidentRecord, Mode, Phase, Proof, StepKind, StepRecord, StepState,
-};
+use crate::record::{Heard, HostRecord, IncidentKind, IncidentRecord, Mode, Phase, StepKind, StepRecord, StepState};
 use crate::settings::OnHung;
 use crate::standing::Standing;
 use crate::time::{Moment, millis, shown};
@@ -32,12 +30,8 @@ use std::time::Duration;
 
 /// Heard again for this long, on and with the same boot: the shot has failed for good.
 const BACK_FOR: Duration = Duration::from_secs(30);
-/// Off was read: the look round and everybody's sign of life are awaited this long.
-const CONFIRM_WITHIN: Duration = Duration::from_secs(15);
 /// After a start, agents come back within 5 s; nothing is repeated before.
 const RESUME_AFTER: Duration = Duration::from_secs(6);
-/// Two reads of a device that says off by itself lie at least this far apart.
-const READS_APART: Duration = Duration::from_secs(1);
 /// Silence that cannot be judged becomes an incident after the long grace and this.
 const TELL_AFTER: Duration = Duration::from_secs(10);
 
@@ -257,7 +251,7 @@ impl Triage {
         self.shoot_when_free(incident, record);
     }
 
-    fn observed(&mut self, id: IncidentId, record: &HostRecord) {
+    pub(crate) fn observed(&mut self, id: IncidentId, record: &HostRecord) {
         if self.incident(id).is_some_and(|incident| incident.phase == Phase::Observed) {
             return;
         }
@@ -445,140 +439,7 @@ impl Triage {
         }
     }
 
-    /// Off was read: it counts once a round begun after it hears nothing and
-    /// everyone heard at the first order has been heard again.
-    fn review_confirming(&mut self, incident: &IncidentRecord, step: StepId, device: String) {
-        let (id, Some(host)) = (incident.id, incident.host.clone()) else { return };
-        if self.given_up_on(incident, &host) {
-            return;
-        }
-        let now = self.now.at;
-        let stale_until = self.stale_until;
-        let read_at = self.work(id).read_at.map(|at| at.max(if stale_until > now { stale_until } else { at }));
-        self.work(id).read_at = read_at;
-        let Some(read_at) = read_at else {
-            // Resumed: the read is not kept, so it is done again.
-            return self.set_phase(
-                id,
-                Phase::Fencing { step },
-                "resumed",
-                "resumed after a restart: the power is read again".to_owned(),
-            );
-        };
-        if let Some(why) = self.may_be_wired_elsewhere(&host, &device) {
-            return self.fence_unknown(id, step, why);
-        }
-        let round = if self.settings.guards.look_round && self.settings.guards.proof {
-            self.round_after(&host, read_at)
-        } else {
-            Some(true)
-        };
-        self.fresh_inventories(read_at);
-        let missing = self.not_heard_since(incident, &host, read_at);
-        match (round, missing) {
-            (Some(true), None) => self.proven_off(incident, &host, step, device),
-            (Some(false), _) => {
-                let why = format!(
-                    "{device} says off, yet {host} answers a probe: the device may be wired to another host, or lie"
-                );
-                self.fence_unknown(id, step, why);
-            }
-            (_, missing) if self.now.at.since(read_at) >= CONFIRM_WITHIN => {
-                let why = missing.map_or("no look round came about".to_owned(), |other| {
-                    format!("{device} says off, but {other}, heard when the order was given, has not been heard since: was it shot instead?")
-                });
-                self.fence_unknown(id, step, why);
-            }
-            _ => {}
-        }
-    }
-
-    /// "Off" is news about this host only if the device cannot be wired to
-    /// another host that is away: it has said "on" since that one was proven
-    /// dead. An operator who vouches for the wiring lifts this.
-    fn may_be_wired_elsewhere(&self, host: &HostId, device: &str) -> Option<String> {
-        let record = self.host(host)?;
-        let vouched = record.device_pinned || self.settings.devices.get(host).is_some_and(|device| device.pinned);
-        if vouched || !self.settings.guards.proof {
-            return None;
-        }
-        let todo = format!("`medevacctl pin-device {host}` vouches for its wiring");
-        let silent = |other: &&HostRecord| {
-            let standing = self.standing(other);
-            other.id != *host
-                && matches!(standing, Standing::Suspect | Standing::Hung | Standing::Unknown | Standing::Booting)
-        };
-        if let Some(other) = self.durable.hosts.iter().find(silent) {
-            return Some(format!(
-                "{device} says off, but {} is silent too, and it may be wired to that one; {todo}",
-                other.id
-            ));
-        }
-        let said_on = self.watches.get(host).and_then(|watch| watch.power_on_at);
-        if said_on.is_none() || said_on <= self.newest_departure(host) {
-            let why = "says off, but has not said on since another host went off, and may be wired to that one";
-            return Some(format!("{device} {why}; {todo}"));
-        }
-        None
-    }
-
-    /// Somebody recorded at the first order who has given no sign since `at`,
-    /// and whose silence is not explained.
-    fn not_heard_since(&self, incident: &IncidentRecord, host: &HostId, at: Moment) -> Option<HostId> {
-        if !self.settings.guards.proof || !self.settings.guards.look_round {
-            return None;
-        }
-        let recorded = incident.heard_at_order.iter().flatten();
-        let mut others = recorded.filter(|(other, _)| *other != host);
-        others.find(|(other, was)| !self.accounted_for(other, was, at)).map(|(other, _)| other.clone())
-    }
-
-    fn accounted_for(&self, other: &HostId, was: &Heard, at: Moment) -> bool {
-        let Some(record) = self.host(other) else { return true };
-        // A proof that it is off is no excuse: our own order may be what hit it,
-        // and then "off" says nothing about the host that we meant.
-        let vouched = matches!(record.dead.as_ref().map(|death| &death.proof), Some(Proof::OperatorsWord { .. }));
-        let gone = match self.standing(record) {
-            Standing::Goodbye => true,
-            Standing::Dead => vouched,
-            _ => false,
-        };
-        let same_boot = record.boots.last() == Some(&was.boot);
-        gone || (same_boot && self.answered_since(other, at, was.by_agent))
-    }
-
-    fn proven_off(&mut self, incident: &IncidentRecord, host: &HostId, step: StepId, device: String) {
-        let text =
-            format!("{device} says off after our order, nobody hears {host}, and everybody else was heard again");
-        let boot = incident.boot.clone();
-        self.proven(incident.id, host, boot, Proof::OffAfterOrder { device, step }, true, text);
-    }
-
-    /// Records a proof; from here on only recovery follows.
-    pub(crate) fn proven(
-        &mut self,
-        id: IncidentId,
-        host: &HostId,
-        boot: Option<BootId>,
-        proof: Proof,
-        by_us: bool,
-        text: String,
-    ) {
-        let wall = self.now.wall;
-        let Some(record) = self.durable.hosts.edit(host) else { return };
-        let Some(boot) = boot.or_else(|| record.boots.last().cloned()) else { return };
-        record.dead = Some(Death { boot, proof, wall, needs_hold: false, refuted: None });
-        record.fenced |= by_us;
-        let now = self.now.at;
-        if let Some(watch) = self.watches.get_mut(host) {
-            watch.died_at = Some(now);
-        }
-        self.note("MDV-PROOF", true, format!("{id}: {host} is proven dead: {text}"));
-        self.log(id, "proof", text);
-        self.begin_recovery(id, "its guests are looked after");
-    }
-
-    fn fence_unknown(&mut self, id: IncidentId, step: StepId, why: String) {
+    pub(crate) fn fence_unknown(&mut self, id: IncidentId, step: StepId, why: String) {
         self.settle_step(step, StepState::Unknown { detail: why.clone() });
         let Some(incident) = self.durable.incidents.edit(&id) else { return };
         incident.fence_passes += 1;
@@ -624,7 +485,7 @@ impl Triage {
     }
 
     /// Past the point of no return: a new boot is proof, 30 s of the same boot cancel.
-    fn given_up_on(&mut self, incident: &IncidentRecord, host: &HostId) -> bool {
+    pub(crate) fn given_up_on(&mut self, incident: &IncidentRecord, host: &HostId) -> bool {
         let Some(record) = self.host(host).cloned() else { return true };
         if self.standing(&record) == Standing::Dead || record.boots.last() != incident.boot.as_ref() {
             if self.off_order_is_out(incident) {
@@ -650,37 +511,5 @@ impl Triage {
         self.note("MDV-FENCE-FAILED", true, format!("{}: {text}: look at its fence device", incident.id));
         self.close(incident.id, "cancelled", text);
         true
-    }
-
-    /// Proof 2: the device says off by itself, twice, and nobody is missing.
-    fn off_by_itself(&mut self, record: &HostRecord) -> Option<String> {
-        let device = self.settings.devices.get(&record.id)?.name.clone();
-        if record.power_on_boot.as_ref() != record.boots.last() || self.now.at < self.settle_until {
-            return None;
-        }
-        if self.may_be_wired_elsewhere(&record.id, &device).is_some() {
-            return None;
-        }
-        let suspicion = self.watches.get(&record.id)?.suspect.as_ref()?;
-        let heard = suspicion.heard.clone();
-        let mut reads = suspicion.reads.iter().rev().take_while(|(_, power)| *power == Power::Off);
-        let second = reads.next()?.0;
-        let first = reads.find(|(at, _)| second.since(*at) >= READS_APART)?.0;
-        if self.round_after(&record.id, first) != Some(true) {
-            return None;
-        }
-        self.fresh_inventories(second);
-        heard.iter().all(|(other, was)| self.accounted_for(other, was, second)).then_some(device)
-    }
-
-    fn proven_by_itself(&mut self, id: IncidentId, record: &HostRecord, device: String) {
-        match self.mode(&record.segment) {
-            Mode::Observe => return self.observed(id, record),
-            Mode::Approve | Mode::Act => {}
-        }
-        let text =
-            format!("{device} said on while {} was heard and says off now, twice; nobody else is missing", record.id);
-        let boot = record.boots.last().cloned();
-        self.proven(id, &record.id, boot, Proof::OffByItself { device }, false, text);
     }
 }

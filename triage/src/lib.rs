@@ -33,6 +33,7 @@ mod inventory;
 mod look;
 mod observation;
 mod operator;
+mod proof;
 mod rails;
 mod record;
 mod recovery;

@@ -70,7 +70,7 @@ def two_hosts_down_at_once_fence_nobody_until_a_person_says_so(lab: Lab):
     guests = lab.protected_site(4)
     lab.host("hv1").crash()
     lab.host("hv2").crash()
-    stays_true(lambda: not lab.fenced(), 12, "two of four at once are a cause that shooting does not cure", every=1)
+    stays_true(lambda: not lab.fenced(), 20, "two of four at once are a cause that shooting does not cure", every=1)
     assert len(lab.incidents(subject="hv1")) == 1 and len(lab.incidents(subject="hv2")) == 1
     for guest in guests[:2]:
         assert lab.oracle.running(guest.uuid) == []
