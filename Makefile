@@ -46,7 +46,7 @@ lab: lab-programs
 lab-without-proof: lab-programs
 	MEDEVAC_BIN=target/lab MEDEVAC_LAB_AGGREGATOR_ARGS="--without-guards proof" tests/lab/run.py --expect-failure -k without_a_proof
 
-test: check guards lab lab-without-proof
+test: check guards lab-without-proof lab
 
 demo-programs:
 	@$(CARGO) build --locked $(PROGRAMS)

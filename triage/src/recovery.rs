@@ -270,6 +270,13 @@ impl Triage {
         record.homes.keys().filter(|host| self.streams(host)).find(shown).cloned()
     }
 
+    /// libvirt itself says that it runs there.
+    fn shown_running(&self, host: &HostId, instance: &InstanceId) -> bool {
+        let stock = self.watches.get(host).and_then(|watch| watch.inventory.as_ref());
+        let shown = stock.and_then(|stock| stock.inventory.instances.get(instance));
+        shown.is_some_and(|shown| shown.known && shown.state == crate::RunState::Running)
+    }
+
     fn shows_alive(&self, host: &HostId, instance: &InstanceId) -> bool {
         let stock = self.watches.get(host).and_then(|watch| watch.inventory.as_ref());
         let shown = stock.and_then(|stock| stock.inventory.instances.get(instance));
@@ -407,7 +414,11 @@ impl Triage {
             StepState::Done { .. } => self.started(id, record.clone(), &target),
             StepState::Refused { reason } => self.set_outcome(id, &record.id, OutcomeState::Planned, None, reason),
             StepState::Ordered | StepState::Unknown { .. } => {
-                if self.shows_alive(&target, &record.id) && self.streams(&target) {
+                // A process alone may be a start that is about to fail: its agent knows better.
+                let unanswered = matches!(step.state, StepState::Unknown { .. });
+                let seen =
+                    self.shown_running(&target, &record.id) || (unanswered && self.shows_alive(&target, &record.id));
+                if seen && self.streams(&target) {
                     self.settle_step(step.id, StepState::Done { detail: "its inventory shows it".to_owned() });
                     return self.started(id, record.clone(), &target);
                 }

@@ -20,7 +20,7 @@ def wait_shot(lab: Lab, device: str, acts_on: str, timeout: float = 60) -> None:
 
 @case(limit=240)
 def a_fence_device_that_comes_back_ends_the_waiting(lab: Lab):
-    guests = lab.protected_site(3, fences={"hv1": IMPATIENT})
+    guests = lab.protected_site(2, fences={"hv1": IMPATIENT})
     lab.controllers["hv1"].unreachable()
     lab.host("hv1").crash()
     row = lab.wait_incident_state("hv1", "fence-unknown", timeout=120)
@@ -53,7 +53,7 @@ def the_operators_word_ends_the_waiting_too(lab: Lab):
 @case(hosts=4, limit=240)
 def a_device_that_shoots_a_neighbour_proves_nothing(lab: Lab):
     """hv1 lives, cut off, with its guests. Its controller is wired to hv2 and says, truly, that something is off."""
-    guests = lab.protected_site(4)
+    guests = lab.protected_site(2)
     lab.controllers["hv1"].shoots("hv2")
     lab.cut_all("hv1")
     wait_shot(lab, "hv1", "hv2")

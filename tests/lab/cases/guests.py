@@ -20,7 +20,7 @@ def kill_qemu(lab: Lab, guest: Guest) -> None:
 
 @case()
 def a_guest_whose_qemu_dies_is_started_again_at_home(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2)
     kill_qemu(lab, guests[0])
     wait_until(lambda: lab.incidents(subject=guests[0].name), 10, "an incident about the guest", every=0.02)
     lab.wait_each_runs_once(guests)
@@ -30,7 +30,7 @@ def a_guest_whose_qemu_dies_is_started_again_at_home(lab: Lab):
 
 @case()
 def a_guest_killed_while_libvirtd_is_down_waits_for_its_cause_and_is_started_once(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2)
     host = lab.host("hv1")
     host.kill_service("libvirtd")
     kill_qemu(lab, guests[0])
@@ -43,7 +43,7 @@ def a_guest_killed_while_libvirtd_is_down_waits_for_its_cause_and_is_started_onc
 
 @case()
 def a_libvirtd_that_is_killed_costs_nothing(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2)
     host = lab.host("hv1")
     host.kill_service("libvirtd")
     stays_true(
@@ -57,7 +57,7 @@ def a_libvirtd_that_is_killed_costs_nothing(lab: Lab):
 
 @case()
 def a_guest_shut_down_from_inside_stays_down(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2, on=["hv1", "hv1"])
     guests[0].shutdown()
     wait_until(lambda: guests[0].state() == "shut off", 30, "the guest powers itself off")
     stays_true(lambda: lab.oracle.running(guests[0].uuid) == [], 8, "what its user stopped stays stopped")
@@ -68,7 +68,7 @@ def a_guest_shut_down_from_inside_stays_down(lab: Lab):
 
 @case()
 def a_guest_destroyed_by_its_user_while_its_host_is_suspected_stays_down(lab: Lab):
-    guests = lab.protected_site(4, on=["hv1", "hv2"])
+    guests = lab.protected_site(2, on=["hv1", "hv2"])
     host = lab.host("hv1")
     lab.cut(host, "mgmt")
     lab.wait_host_state(host, "suspect", "agent-failed")
@@ -92,7 +92,7 @@ def a_guest_destroyed_as_its_host_dies_runs_at_most_once(lab: Lab):
 
 @case(limit=240)
 def a_migration_whose_source_dies_ends_in_one_copy(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2)
     source, target = lab.host("hv1"), lab.host("hv2")
     begin_migration(lab, guests[0], source, target)
     source.crash()
@@ -102,7 +102,7 @@ def a_migration_whose_source_dies_ends_in_one_copy(lab: Lab):
 
 @case(limit=240)
 def a_migration_whose_target_dies_leaves_the_source_running(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2)
     source, target = lab.host("hv1"), lab.host("hv2")
     begin_migration(lab, guests[0], source, target)
     target.crash()

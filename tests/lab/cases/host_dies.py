@@ -75,7 +75,7 @@ def a_dead_host_in_approve_mode_waits_for_one_word(lab: Lab):
 
 @case(limit=300)
 def a_frozen_host_waits_for_approve(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2)
     wait_banner_known(lab, "hv1")
     lab.host("hv1").freeze()
     row = lab.wait_incident_state("hv1", "waiting-for-approval")
@@ -87,7 +87,7 @@ def a_frozen_host_waits_for_approve(lab: Lab):
 
 @case(limit=300)
 def a_frozen_host_is_fenced_where_the_policy_says_so(lab: Lab):
-    guests = lab.protected_site(3, on_hung="fence")
+    guests = lab.protected_site(2, on_hung="fence")
     wait_banner_known(lab, "hv1")
     lab.host("hv1").freeze()
     lab.wait_each_runs_once(guests, not_on=["hv1"])
@@ -110,7 +110,7 @@ def a_frozen_host_that_thaws_is_left_alone(lab: Lab):
 
 @case()
 def an_agent_that_is_killed_is_never_fenced(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2)
     lab.host("hv1").kill_service("agent")
     lab.wait_host_state("hv1", "agent-failed")
     stays_true(lambda: lab.host_state("hv1") == "agent-failed" and not lab.fenced(), 10, "an agent failure stays one")
@@ -122,7 +122,7 @@ def an_agent_that_is_killed_is_never_fenced(lab: Lab):
 
 @case(limit=300)
 def an_agent_that_is_frozen_is_never_fenced(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2)
     wait_banner_known(lab, "hv1")
     lab.host("hv1").pause_service("agent")
     lab.wait_host_state("hv1", "agent-failed")
@@ -135,7 +135,7 @@ def an_agent_that_is_frozen_is_never_fenced(lab: Lab):
 
 @case()
 def an_agent_that_dies_before_its_host_hides_nothing(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2)
     lab.host("hv1").kill_service("agent")
     lab.wait_host_state("hv1", "agent-failed")
     time.sleep(3)
@@ -147,7 +147,7 @@ def an_agent_that_dies_before_its_host_hides_nothing(lab: Lab):
 
 @case()
 def a_host_that_dies_while_the_aggregator_is_down_is_recovered_after_its_return(lab: Lab):
-    guests = lab.protected_site(3)
+    guests = lab.protected_site(2)
     lab.aggregator.kill9()
     lab.host("hv1").crash()
     time.sleep(3)
@@ -158,7 +158,7 @@ def a_host_that_dies_while_the_aggregator_is_down_is_recovered_after_its_return(
 
 @case()
 def an_orderly_shutdown_is_no_death_while_its_goodbye_holds(lab: Lab):
-    guests = lab.protected_site(3, timing={"goodbye_shutdown": "60s"})
+    guests = lab.protected_site(2, timing={"goodbye_shutdown": "60s"})
     host = lab.host("hv1")
     host.shutdown()
     lab.wait_host_state("hv1", "goodbye")
@@ -171,7 +171,7 @@ def an_orderly_shutdown_is_no_death_while_its_goodbye_holds(lab: Lab):
 
 @case()
 def a_goodbye_that_expires_lets_its_guests_be_recovered(lab: Lab):
-    guests = lab.protected_site(3, timing={"goodbye_shutdown": "12s"})
+    guests = lab.protected_site(2, timing={"goodbye_shutdown": "12s"})
     lab.host("hv1").shutdown()
     lab.wait_host_state("hv1", "goodbye")
     assert lab.oracle.running(guests[0].uuid) == []
@@ -190,7 +190,7 @@ def a_host_under_maintenance_may_go_away(lab: Lab):
 
 @case(limit=240)
 def a_host_that_reboots_by_itself_mid_recovery_runs_its_guests_once(lab: Lab):
-    guests = lab.protected_site(3, autostart=True, fences={"hv1": IMPATIENT})
+    guests = lab.protected_site(2, autostart=True, fences={"hv1": IMPATIENT})
     # Its device doesn't answer, so that recovery stands waiting for a proof when the host is back.
     lab.controllers["hv1"].unreachable()
     lab.host("hv1").crash()
@@ -234,7 +234,7 @@ def a_target_that_dies_during_a_start_is_recovered_in_turn(lab: Lab):
 
 @case(hosts=5, limit=300)
 def a_target_with_guests_of_its_own_that_dies_during_a_start_is_recovered_in_turn(lab: Lab):
-    guests = lab.protected_site(6)
+    guests = lab.protected_site(5)
     lab.host("hv1").crash()
     target = target_of_first_start(lab, "hv1")
     lab.host(target).crash()
