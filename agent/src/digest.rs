@@ -1,7 +1,4 @@
-//! The two digests: FNV-1a tells whether two inventories differ, SHA-256 names a text.
-
-use aws_lc_rs::digest::{SHA256, digest};
-use std::fmt::Write;
+//! FNV-1a: tells whether two inventories differ.
 
 /// FNV-1a, 64 bits.
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +24,6 @@ impl Fnv {
     }
 }
 
-/// SHA-256 in hex.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(64);
-    for b in digest(&SHA256, bytes).as_ref() {
-        let _ = write!(out, "{b:02x}");
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +33,5 @@ mod tests {
         let mut f = Fnv::default();
         f.add(b"foobar");
         assert_eq!(f.value(), 0x8594_4171_f739_67e8);
-        assert!(sha256_hex(b"abc").starts_with("ba7816bf"));
     }
 }

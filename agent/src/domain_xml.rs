@@ -1,6 +1,6 @@
 //! What a domain's XML says about where it can run.
 
-use crate::digest::sha256_hex;
+use medevac_proto::text_hash;
 use roxmltree::{Document, Node};
 use std::path::Path;
 
@@ -68,7 +68,7 @@ impl Description {
             metadata.is_some_and(|m| m.descendants().any(is))
         };
         Ok(Description {
-            hash: sha256_hex(text.as_bytes()),
+            hash: text_hash(text),
             text: text.to_owned(),
             memory_kib: memory_kib(root),
             sources: sources(root, &uuid),

@@ -208,14 +208,13 @@ fn segments(r: &mut Reader, s: &mut Settings) {
         }
         let key = format!("segments.{name}.mode");
         let mode = Mode::parse(&r.choice(&key, "observe", &modes)).unwrap_or_default();
-        s.initial_mode.insert(SegmentId(name.clone()), mode);
+        let policies = OnHung::NAMED.map(|(name, _)| name);
+        let hung = OnHung::parse(&r.choice(&format!("segments.{name}.on_hung"), "approve", &policies));
+        let segment = SegmentId(name.clone());
+        s.on_hung.insert(segment.clone(), hung.unwrap_or_default());
+        s.initial_mode.insert(segment, mode);
         if name == DEFAULT_SEGMENT {
             s.default_mode = mode;
-            s.on_hung = match r.choice("segments.default.on_hung", "approve", &["approve", "fence", "alert"]).as_str() {
-                "fence" => OnHung::Fence,
-                "alert" => OnHung::Alert,
-                _ => OnHung::Approve,
-            };
         }
     }
 }

@@ -14,8 +14,8 @@
 use crate::crash;
 use crate::ports::{Agents, Clock, Cloud, Fencer, Lease, Looker, Replies, Store, StoreError};
 use medevac_triage::{
-    COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX, Change, Command, Decision, Moment, Now, Observation, RECORD_BYTES_MAX,
-    Record, Settings, Triage,
+    COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX, Change, Command, Decision, Epoch, HostId, Moment, Now, Observation,
+    RECORD_BYTES_MAX, Record, Settings, Triage,
 };
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ pub struct Engine {
     triage: Triage,
     /// We met a higher or twin epoch: from then on we only show.
     deposed: Option<String>,
+    highest_rival: Option<u64>,
 }
 
 impl Engine {
@@ -70,7 +71,7 @@ impl Engine {
         let records = ports.store.load()?;
         let now = ports.clock.now();
         let triage = Triage::new(settings, records.into_iter().map(|(_, record)| record), now);
-        Ok(Self { ports, triage, deposed: None })
+        Ok(Self { ports, triage, deposed: None, highest_rival: None })
     }
 
     /// When the loop must turn even if nothing arrives.
@@ -96,7 +97,7 @@ impl Engine {
         let mut questions = Vec::new();
         for input in inputs {
             match input {
-                Input::Seen(Observation::RivalMet { host, epoch }) => self.meet(&host, &epoch),
+                Input::Seen(Observation::RivalMet { host, epoch }) => self.meet(&host, &epoch)?,
                 Input::Seen(observation) => observations.push(observation),
                 Input::Ask(question) => questions.push(question),
                 Input::Stop => {}
@@ -117,19 +118,24 @@ impl Engine {
         self.deposed.as_deref()
     }
 
-    fn meet(&mut self, host: &medevac_triage::HostId, epoch: &medevac_triage::Epoch) {
+    fn meet(&mut self, host: &HostId, epoch: &Epoch) -> Result<(), StoreError> {
         let own = self.ports.lease.epoch();
         let rival = epoch.number > own.number || (epoch.number == own.number && epoch.start != own.start);
-        if rival && self.deposed.is_none() {
-            let why = format!(
-                "{host} obeys epoch {}, ours is {}: another aggregator decides here, or this is a restored copy; \
-                 if this one is to decide, run: medevac-aggregator take-over --above {} --reason '...'",
-                epoch.number, own.number, epoch.number
-            );
-            tracing::error!(code = "MDV-DEPOSED", %host, rival = epoch.number, own = own.number, "{why}");
-            self.triage.depose(why.clone());
-            self.deposed = Some(why);
+        if !rival || self.highest_rival.is_some_and(|met| met >= epoch.number) {
+            return Ok(());
         }
+        // Every agent may name another one: the highest is what a take-over must pass.
+        self.highest_rival = Some(epoch.number);
+        let why = format!(
+            "{host} obeys epoch {}, ours is {}: another aggregator decides here, or this is a restored copy; \
+             if this one is to decide, stop the other one for good, stop this one, and run here: \
+             medevac-aggregator take-over --reason '...'",
+            epoch.number, own.number
+        );
+        tracing::error!(code = "MDV-DEPOSED", %host, rival = epoch.number, own = own.number, "{why}");
+        self.triage.depose(why.clone());
+        self.deposed = Some(why);
+        self.ports.store.remember_rival(epoch.number)
     }
 
     fn carry_out(&mut self, decision: Decision) -> Result<(), StoreError> {

@@ -31,6 +31,13 @@ pub trait Store: Send {
     /// Whatever the error, the caller must end: only the next start knows
     /// whether the commit took place.
     fn commit(&mut self, epoch: &Epoch, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// Keeps the highest epoch that an agent named and that is not ours: a
+    /// take-over of this store must go above it.
+    ///
+    /// # Errors
+    /// As for [`Store::commit`].
+    fn remember_rival(&mut self, number: u64) -> Result<(), StoreError>;
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
+/// What every guest is defined by.
+const XML: &str = "<domain/>";
+
 /// Obeys, and writes down who asked for what.
 const FENCE: &str = r#"#!/bin/sh
 input=$(cat)
@@ -68,7 +71,7 @@ struct World {
 fn guests(generation: u64, running: bool) -> Inventory {
     let mut inventory = inventory(generation);
     let guest = &mut inventory.instances[0];
-    guest.xml_hash = "hash-of-web".into();
+    guest.xml_hash = medevac_proto::text_hash(XML);
     guest.disks = vec![Disk { path: "/nfs/web.img".into(), kind: 1, directory: "/nfs".into(), marker: "nfs-1".into() }];
     if !running {
         inventory.instances.clear();
@@ -129,7 +132,7 @@ impl Fake {
             }
             Told::XmlAsk(ask) => {
                 for hash in ask.hashes {
-                    self.agent.say(Body::DomainXml(DomainXml { hash, xml: "<domain/>".into() })).await;
+                    self.agent.say(Body::DomainXml(DomainXml { hash, xml: XML.into() })).await;
                 }
             }
             Told::ProbeOrder(order) => {

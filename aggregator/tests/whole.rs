@@ -8,6 +8,7 @@ mod common;
 use common::{Agent, GUEST, certificates, channel, hello};
 use medevac_aggregator::app::{self, RunError, Running};
 use medevac_aggregator::config::Config;
+use medevac_aggregator::store::sqlite::{OpenError, SqliteStore};
 use medevac_proto::rest;
 use medevac_proto::session::aggregator_frame::Body as Told;
 use medevac_proto::session::{Epoch, agent_frame::Body};
@@ -117,6 +118,10 @@ async fn verbs_are_committed_before_they_are_answered() {
     let whole = whole.restart().await;
     let status: rest::Status = whole.get("status").await;
     assert!(status.paused.is_some_and(|why| why.contains("moving racks")), "a pause survives a restart");
+    let audit: Vec<rest::Said> = whole.get("audit").await;
+    let told: Vec<_> = audit.iter().map(|one| (one.said.as_str(), one.reason.as_str(), one.done)).collect();
+    assert_eq!(told, [("pause", "moving racks", true), ("fence hv9", "x", false)], "{audit:?}");
+    assert!(audit[1].result.contains("unknown-host"), "{audit:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,6 +166,16 @@ async fn an_aggregator_that_meets_a_higher_epoch_only_shows() {
     assert!(role.contains("hv1"), "{role}");
     let (code, answer) = whole.say(serde_json::json!({"verb": "pause", "reason": "x"})).await;
     assert_eq!((code, answer["refused"].as_str()), (409, Some("not-deciding")), "{answer}");
+    whole.running.stop().await.unwrap();
+    let state = whole.dir.path().join("state");
+    let next = loop {
+        match SqliteStore::take_over(&state, "machine-of-the-aggregator", 0, "the other one burnt") {
+            Ok(next) => break next,
+            Err(OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(next > 9, "a take-over goes above what the agent named: {next}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,6 +104,8 @@ pub enum Verb {
     Incident { id: String },
     /// What was seen, by whom, what was decided, what was refused and why
     Explain { id: String },
+    /// Who said what to medevac, why, and what came of it
+    Audit,
     /// Choose what medevac may do in a segment
     Mode {
         segment: String,
@@ -155,8 +157,11 @@ pub enum Verb {
     Protect(Instance),
     /// No longer protect an instance
     Unprotect(Instance),
-    /// Your word that an instance runs nowhere: it may be started. Be sure
+    /// End an instance's wait for hosts that nobody has heard for long and that never showed it running.
+    /// Your word that it runs on none of them: be sure. A host that did show it needs `confirm-fenced`
     Recover(Instance),
+    /// A host that is gone for good, or whose machine was replaced: whoever joins by its name is a new one
+    Forget(Host),
 }
 
 #[derive(Clone, Debug, ClapArgs)]

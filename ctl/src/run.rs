@@ -36,6 +36,7 @@ pub async fn run(args: Args) -> Result<(), Stop> {
                 .await
         }
         Verb::Incident { id } => session.read(&incident_path(&id, "")?, show::incident).await,
+        Verb::Audit => session.read("/api/v1/audit", |said: Vec<rest::Said>| show::audit(&said)).await,
         Verb::Explain { id } => session.read(&incident_path(&id, "/explain")?, show::explanation).await,
         verb => session.speak(verb).await,
     }
@@ -127,7 +128,8 @@ fn out(text: &str) -> Result<(), Stop> {
 
 fn reason(why: Why) -> Result<String, Stop> {
     let given = why.reason.filter(|reason| !reason.trim().is_empty());
-    let message = "this needs --reason '...': it is kept with what you do, and shown by `explain` to whoever asks why";
+    let message =
+        "this needs --reason '...': it is kept with what you do, and shown by `medevacctl audit` to whoever asks why";
     given.ok_or_else(|| Stop::Usage(message.into()))
 }
 
@@ -150,8 +152,9 @@ fn request(verb: Verb) -> Result<(rest::Verb, Why), Stop> {
         Verb::Protect(of) => (rest::Verb::Protect { instance: of.instance }, of.why),
         Verb::Unprotect(of) => (rest::Verb::Unprotect { instance: of.instance }, of.why),
         Verb::Recover(of) => (rest::Verb::Recover { instance: of.instance }, of.why),
+        Verb::Forget(of) => (rest::Verb::Forget { host: of.host }, of.why),
         Verb::Status | Verb::Hosts | Verb::Instances { .. } | Verb::Incidents { .. } => return Err(no_verb()),
-        Verb::Incident { .. } | Verb::Explain { .. } => return Err(no_verb()),
+        Verb::Incident { .. } | Verb::Explain { .. } | Verb::Audit => return Err(no_verb()),
     })
 }
 
@@ -190,6 +193,7 @@ mod tests {
             ("power-on hv1", r#"{"verb":"power-on","host":"hv1"}"#),
             ("pin-device hv1", r#"{"verb":"pin-device","host":"hv1"}"#),
             ("retry inc-7", r#"{"verb":"retry","incident":"inc-7"}"#),
+            ("forget hv1", r#"{"verb":"forget","host":"hv1"}"#),
             ("unprotect u", r#"{"verb":"unprotect","instance":"u"}"#),
         ];
         for (words, body) in cases {

@@ -1,6 +1,6 @@
 //! Bodies as tables for people. Pure: values in, text out.
 
-use medevac_proto::rest::{Explanation, Host, Incident, IncidentHead, Instance, Status};
+use medevac_proto::rest::{Explanation, Host, Incident, IncidentHead, Instance, Said, Status};
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
 
@@ -146,6 +146,15 @@ pub fn incident(incident: Incident) -> String {
 
 pub fn explanation(explanation: Explanation) -> String {
     explanation.lines.join("\n")
+}
+
+pub fn audit(said: &[Said]) -> String {
+    if said.is_empty() {
+        return "nobody has ordered anything yet".into();
+    }
+    let row =
+        |one: &Said| vec![time(one.wall_ms), one.by.clone(), one.said.clone(), one.reason.clone(), one.result.clone()];
+    table(&["TIME", "WHO", "SAID", "BECAUSE", "RESULT"], said.iter().map(row))
 }
 
 /// What a person agrees to with `mode SEGMENT act`.

@@ -15,3 +15,17 @@ pub const PROTOCOL: u32 = 1;
 
 /// Agents and the native API, and the UDP responder on every plane.
 pub const PORT: u16 = 15869;
+
+/// By which a domain XML is named on the wire and in the store: SHA-256, in hex.
+pub fn text_hash(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_text_has_its_known_hash() {
+        assert!(super::text_hash("abc").starts_with("ba7816bf"));
+    }
+}

@@ -196,6 +196,23 @@ pub enum Verb {
     Recover {
         instance: String,
     },
+    Forget {
+        host: String,
+    },
+}
+
+/// One row of `GET /api/v1/audit`: an operator's word, obeyed or refused.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    pub number: u64,
+    pub wall_ms: u64,
+    pub by: String,
+    /// As it would be typed: "mode default act".
+    pub said: String,
+    pub reason: String,
+    pub done: bool,
+    /// What it came to, or by which rule it was refused.
+    pub result: String,
 }
 
 /// The answer to a verb.

@@ -99,9 +99,10 @@ impl Stage {
     fn set(&mut self, key: &str, values: &[&str]) -> Result<(), String> {
         let settings = self.options.settings.get_or_insert_with(Settings::default);
         match (key, values) {
-            ("on_hung", ["fence"]) => settings.on_hung = OnHung::Fence,
-            ("on_hung", ["approve"]) => settings.on_hung = OnHung::Approve,
-            ("on_hung", ["alert"]) => settings.on_hung = OnHung::Alert,
+            ("on_hung", [word]) => {
+                let policy = OnHung::parse(word).ok_or("on_hung is approve, fence or alert")?;
+                settings.on_hung.insert(SegmentId::from("default"), policy);
+            }
             ("references", addresses) => settings.references = addresses.iter().map(ToString::to_string).collect(),
             ("planes", planes) => {
                 self.options.planes = Some(planes.iter().map(|plane| PlaneId::from(*plane)).collect())
@@ -211,6 +212,7 @@ fn word(words: &[&str]) -> Result<Word, String> {
         ["fence", host] => Word::Fence { host: HostId::from(host) },
         ["release", host] => Word::Release { host: HostId::from(host) },
         ["power-on", host] => Word::PowerOn { host: HostId::from(host) },
+        ["forget", host] => Word::Forget { host: HostId::from(host) },
         ["pin-device", host] => Word::PinDevice { host: HostId::from(host) },
         ["protect", name] => Word::Protect { instance: guest(name) },
         ["unprotect", name] => Word::Unprotect { instance: guest(name) },

@@ -12,6 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 impl Triage {
+    /// What operators said, oldest first, obeyed or refused.
+    pub fn words(&self) -> impl Iterator<Item = &crate::WordRecord> {
+        self.durable.words.iter()
+    }
+
     pub fn site_view(&self, now: Now) -> SiteView {
         let role = match &self.deposed {
             Some(why) => why.clone(),
@@ -248,7 +253,10 @@ impl Triage {
                 let back = |state: OutcomeState| matches!(state, OutcomeState::Recovered | OutcomeState::Skipped);
                 let open = incident.outcomes.values().filter(|o| !back(o.state)).count();
                 let total = if incident.outcomes.is_empty() { self.guests_at(subject) } else { open };
-                format!("{total} guests of {subject} are not known to run")
+                match total {
+                    1 => format!("1 guest of {subject} is not known to run"),
+                    _ => format!("{total} guests of {subject} are not known to run"),
+                }
             }
             IncidentKind::InstanceGone => {
                 let name =

@@ -237,7 +237,7 @@ impl Triage {
             Mode::Approve | Mode::Act => {}
         }
         if hung && !approved {
-            match self.settings.on_hung {
+            match self.settings.on_hung.get(&record.segment).copied().unwrap_or_default() {
                 OnHung::Fence => {}
                 OnHung::Approve => {
                     let text = "hung: its guests may still run, so a person decides".to_owned();

@@ -12,8 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 const TIMELINE_MAX: usize = 120;
 /// A line of a timeline, cut at this many characters.
 const LINE_MAX: usize = 300;
-/// Closed incidents kept: the newest ones.
+/// Closed incidents kept at most: the newest ones.
 const CLOSED_KEPT: usize = 500;
+/// Closed incidents kept whatever their age: the history of a quiet site.
+const CLOSED_KEPT_ANYWAY: usize = 100;
+/// Older ones go. By wall time, which may jump: then a history is lost, but
+/// never its newest part, and nothing is decided by it.
+const CLOSED_AGE_MS: u64 = 90 * 24 * 3600 * 1000;
 
 /// What a restart may forget about an incident: clocks and questions under way.
 #[derive(Debug)]
@@ -208,10 +213,17 @@ impl Triage {
 
     /// Old closed incidents go, their steps first.
     pub(crate) fn prune(&mut self) {
-        let closed: BTreeSet<IncidentId> =
-            self.durable.incidents.iter().filter(|i| i.phase.closed()).map(|i| i.id).collect();
-        let excess = closed.len().saturating_sub(CLOSED_KEPT);
-        for id in closed.into_iter().take(excess) {
+        let closed: BTreeMap<IncidentId, u64> = self
+            .durable
+            .incidents
+            .iter()
+            .filter(|i| i.phase.closed())
+            .map(|i| (i.id, self.now.wall.0.saturating_sub(i.closed.unwrap_or(i.opened).0)))
+            .collect();
+        let (excess, spare) =
+            (closed.len().saturating_sub(CLOSED_KEPT), closed.len().saturating_sub(CLOSED_KEPT_ANYWAY));
+        let goes = |(at, age): (usize, u64)| at < excess || (at < spare && age > CLOSED_AGE_MS);
+        for (id, _) in closed.into_iter().enumerate().filter(|(at, (_, age))| goes((*at, *age))).map(|(_, of)| of) {
             for step in self.durable.steps_of(id) {
                 self.durable.steps.remove(&step.id);
             }

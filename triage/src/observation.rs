@@ -5,6 +5,7 @@ use crate::id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentI
 use crate::record::Mode;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 /// One thing that was seen, answered or said.
@@ -329,4 +330,33 @@ pub enum Word {
     Protect { instance: InstanceId },
     Unprotect { instance: InstanceId },
     Recover { instance: InstanceId },
+    Forget { host: HostId },
+}
+
+/// As it would be typed, without the reason.
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Word::SetMode { segment, mode } => write!(f, "mode {segment} {}", mode.name()),
+            Word::Pause => write!(f, "pause"),
+            Word::Resume => write!(f, "resume"),
+            Word::Maintenance { host, on, until_back } => {
+                let (switch, back) = (if *on { "on" } else { "off" }, if *until_back { " --until-back" } else { "" });
+                write!(f, "maintenance {host} {switch}{back}")
+            }
+            Word::Approve { incident } => write!(f, "approve {incident}"),
+            Word::Cancel { incident } => write!(f, "cancel {incident}"),
+            Word::Retry { incident } => write!(f, "retry {incident}"),
+            Word::ConfirmFenced { host, boot: None } => write!(f, "confirm-fenced {host}"),
+            Word::ConfirmFenced { host, boot: Some(boot) } => write!(f, "confirm-fenced {host} --boot {boot}"),
+            Word::Fence { host } => write!(f, "fence {host}"),
+            Word::Release { host } => write!(f, "release {host}"),
+            Word::PowerOn { host } => write!(f, "power-on {host}"),
+            Word::PinDevice { host } => write!(f, "pin-device {host}"),
+            Word::Protect { instance } => write!(f, "protect {instance}"),
+            Word::Unprotect { instance } => write!(f, "unprotect {instance}"),
+            Word::Recover { instance } => write!(f, "recover {instance}"),
+            Word::Forget { host } => write!(f, "forget {host}"),
+        }
+    }
 }

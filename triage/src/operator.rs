@@ -8,9 +8,13 @@ use crate::id::{BootId, HostId, IncidentId, InstanceId, SegmentId};
 use crate::incident::Opening;
 use crate::observation::Word;
 use crate::record::{
-    HomeWhy, HostRecord, IncidentKind, IncidentRecord, Maintenance, Mode, OutcomeState, Phase, Proof, SiteRecord,
+    HomeWhy, HostRecord, IncidentKind, IncidentRecord, InstanceRecord, Maintenance, Mode, OutcomeState, Phase, Proof,
+    SiteRecord, WordRecord,
 };
 use crate::time::shown;
+
+/// Words kept: a person's work of years, in some hundred kilobytes.
+const WORDS_KEPT: u64 = 1000;
 
 type Answer = Result<String, Refusal>;
 
@@ -25,13 +29,34 @@ impl Triage {
         } else if reason.trim().is_empty() {
             refuse("no-reason", "every order is kept with its reason: add --reason '...'".to_owned())
         } else {
-            let said = format!("{word:?}");
+            let said = word.to_string();
             let answer = self.obey(by, reason, word);
-            let result = answer.as_ref().map_or_else(|refusal| format!("refused, {}", refusal.name), Clone::clone);
-            self.note("MDV-OPERATOR", false, format!("{by} said {said} because '{reason}': {result}"));
+            self.keep_word(by, said, reason, &answer);
             answer
         };
         self.out.replies.push(Reply { token, answer });
+    }
+
+    /// Who said what, why, and what came of it: kept whether it was obeyed or not.
+    fn keep_word(&mut self, by: &str, said: String, reason: &str, answer: &Answer) {
+        let result = match answer {
+            Ok(text) => text.clone(),
+            Err(refusal) => format!("refused, {}: {}", refusal.name, refusal.text),
+        };
+        self.note("MDV-OPERATOR", false, format!("{by} said `{said}` because '{reason}': {result}"));
+        let site = self.durable.site();
+        let number = site.words + 1;
+        self.durable.site.put(SiteRecord { words: number, ..site });
+        self.durable.words.put(WordRecord {
+            number,
+            wall: self.now.wall,
+            by: by.to_owned(),
+            said,
+            reason: reason.to_owned(),
+            result,
+            done: answer.is_ok(),
+        });
+        self.durable.words.remove(&number.saturating_sub(WORDS_KEPT));
     }
 
     fn obey(&mut self, by: &str, reason: &str, word: Word) -> Answer {
@@ -51,6 +76,7 @@ impl Triage {
             Word::Protect { instance } => self.protect(&instance, true),
             Word::Unprotect { instance } => self.protect(&instance, false),
             Word::Recover { instance } => self.recover(&instance, by, reason),
+            Word::Forget { host } => self.forget(&host),
         }
     }
 
@@ -245,7 +271,7 @@ impl Triage {
     }
 
     /// By UUID or by a name that only one instance has.
-    fn find_instance(&self, name: &InstanceId) -> Option<crate::InstanceRecord> {
+    fn find_instance(&self, name: &InstanceId) -> Option<InstanceRecord> {
         if let Some(record) = self.durable.instances.get(name) {
             return Some(record.clone());
         }
@@ -289,5 +315,59 @@ impl Triage {
         work.fresh_from = now;
         work.restless = true;
         Ok(format!("{} is recovered in {id}", record.name))
+    }
+
+    /// A host that is gone for good, or whose machine was replaced: its pins go
+    /// with it, and whoever joins by that name next is a new host. Nothing that
+    /// may be running there is ever forgotten.
+    fn forget(&mut self, host: &HostId) -> Answer {
+        self.known_host(host)?;
+        if self.streams(host) || self.silence(host) < WORD_NEEDS_SILENCE {
+            let text = format!(
+                "{host} was heard {} ago: stop its agent for good first; a host is forgotten after {} of silence",
+                shown(self.silence(host)),
+                shown(WORD_NEEDS_SILENCE)
+            );
+            return refuse("host-was-heard", text);
+        }
+        if let Some(id) = self.host_incident(host) {
+            return refuse("has-incident", format!("{host} is dealt with in {id}: end that one first"));
+        }
+        let near = self.durable.instances_near(host);
+        let near: Vec<_> = near.iter().filter_map(|id| self.durable.instances.get(id)).cloned().collect();
+        let lives =
+            |instance: &&InstanceRecord| instance.homes.get(host).is_some_and(|home| !self.is_dead(host, &home.boot));
+        if let Some(instance) = near.iter().find(lives) {
+            let text = format!(
+                "{} may be running on {host}: once you know that it is off, say `medevacctl confirm-fenced {host}`",
+                instance.name
+            );
+            return refuse("home-of-instances", text);
+        }
+        let mut gone = 0;
+        for mut instance in near {
+            instance.homes.remove(host);
+            instance.defined_on.remove(host);
+            if instance.homes.is_empty() && instance.defined_on.is_empty() && !self.in_hand(&instance.id) {
+                self.durable.instances.remove(&instance.id);
+                gone += 1;
+            } else {
+                self.durable.instances.put(instance);
+            }
+        }
+        let about: Vec<IncidentId> = self
+            .durable
+            .incidents
+            .iter()
+            .filter(|i| !i.phase.closed() && i.host.as_ref() == Some(host))
+            .map(|i| i.id)
+            .collect();
+        for id in about {
+            self.close(id, "forgotten", format!("{host} was forgotten by an operator"));
+        }
+        self.durable.hosts.remove(host);
+        self.watches.remove(host);
+        self.care_is_stale = true;
+        Ok(format!("{host} is forgotten, with {gone} instances that were defined nowhere else"))
     }
 }

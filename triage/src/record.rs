@@ -30,6 +30,7 @@ pub enum Record {
     Incident(IncidentRecord),
     Step(StepRecord),
     Xml(XmlRecord),
+    Word(WordRecord),
 }
 
 /// One change of durable state.
@@ -52,6 +53,8 @@ impl Change {
 #[serde(default)]
 pub struct SiteRecord {
     pub next_incident: u64,
+    /// Words of operators that were kept so far.
+    pub words: u64,
     /// An operator's brake, with the reason: nothing is ordered while it is set.
     pub paused: Option<String>,
 }
@@ -436,4 +439,20 @@ pub enum StepState {
 pub struct XmlRecord {
     pub hash: String,
     pub xml: String,
+}
+
+/// An operator's word, whether it was obeyed or refused: the audit trail.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WordRecord {
+    /// Counts up, never reused.
+    pub number: u64,
+    pub wall: Wall,
+    pub by: String,
+    /// What was said: `mode default act`.
+    pub said: String,
+    pub reason: String,
+    /// What it came to, or by which rule it was refused.
+    pub result: String,
+    pub done: bool,
 }

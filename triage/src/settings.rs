@@ -51,7 +51,8 @@ pub struct Settings {
     /// A segment's mode before anybody has set one.
     pub initial_mode: BTreeMap<SegmentId, Mode>,
     pub default_mode: Mode,
-    pub on_hung: OnHung,
+    /// What is done about a hung host; `approve` where nothing is said.
+    pub on_hung: BTreeMap<SegmentId, OnHung>,
     /// All instances, or only those marked in their metadata.
     pub protect_all: bool,
     pub planes: BTreeSet<PlaneId>,
@@ -76,6 +77,16 @@ pub enum OnHung {
     Approve,
     Fence,
     Alert,
+}
+
+impl OnHung {
+    /// Every policy by the name that a configuration gives it.
+    pub const NAMED: [(&'static str, OnHung); 3] =
+        [("approve", OnHung::Approve), ("fence", OnHung::Fence), ("alert", OnHung::Alert)];
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::NAMED.into_iter().find(|(name, _)| *name == text).map(|(_, policy)| policy)
+    }
 }
 
 /// The guards that a test-only build can take away one by one, to show that
@@ -146,7 +157,7 @@ impl Default for Settings {
             agents_down_after: seconds(120),
             initial_mode: BTreeMap::new(),
             default_mode: Mode::Observe,
-            on_hung: OnHung::Approve,
+            on_hung: BTreeMap::new(),
             protect_all: true,
             planes: BTreeSet::new(),
             references: Vec::new(),

@@ -3,7 +3,8 @@
 
 use crate::id::{HostId, IncidentId, InstanceId, SegmentId, StepId};
 use crate::record::{
-    Change, HostRecord, IncidentRecord, InstanceRecord, Key, Record, SegmentRecord, SiteRecord, StepRecord, XmlRecord,
+    Change, HostRecord, IncidentRecord, InstanceRecord, Key, Record, SegmentRecord, SiteRecord, StepRecord, WordRecord,
+    XmlRecord,
 };
 use crate::table::{Kept, Table};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ kept!(InstanceRecord, InstanceId, Instance, id, "instance");
 kept!(IncidentRecord, IncidentId, Incident, id, "incident");
 kept!(StepRecord, StepId, Step, id, "step");
 kept!(XmlRecord, String, Xml, hash, "xml");
+kept!(WordRecord, u64, Word, number, "word");
 
 impl Kept for SiteRecord {
     type Id = ();
@@ -52,6 +54,7 @@ pub struct Durable {
     pub incidents: Table<IncidentRecord>,
     pub steps: Table<StepRecord>,
     pub xmls: Table<XmlRecord>,
+    pub words: Table<WordRecord>,
     /// Instances that a host may have to do with: a hint that never forgets too much.
     by_host: BTreeMap<HostId, BTreeSet<InstanceId>>,
 }
@@ -65,6 +68,7 @@ impl Durable {
     pub fn take_changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         changes.extend(self.xmls.changes());
+        changes.extend(self.words.changes());
         changes.extend(self.segments.changes());
         changes.extend(self.hosts.changes());
         changes.extend(self.instances.changes());
@@ -72,6 +76,7 @@ impl Durable {
         changes.extend(self.site.changes());
         changes.extend(self.incidents.changes());
         self.xmls.settle();
+        self.words.settle();
         self.segments.settle();
         self.hosts.settle();
         self.instances.settle();
@@ -95,6 +100,7 @@ impl Durable {
                 Record::Incident(record) => self.incidents.apply_put(record),
                 Record::Step(record) => self.steps.apply_put(record),
                 Record::Xml(record) => self.xmls.apply_put(record),
+                Record::Word(record) => self.words.apply_put(record),
             },
             Change::Delete(key) => self.delete(key),
         }
@@ -109,6 +115,7 @@ impl Durable {
             "incident" => self.incidents.apply_delete(key),
             "step" => self.steps.apply_delete(key),
             "xml" => self.xmls.apply_delete(key),
+            "word" => self.words.apply_delete(key),
             _ => false,
         };
     }

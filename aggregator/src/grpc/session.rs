@@ -12,6 +12,7 @@ use crate::listen::Peer;
 use crate::peer::{Role, valid_name};
 use medevac_proto::session as wire;
 use medevac_proto::session::agent_frame::Body;
+use medevac_proto::text_hash;
 use medevac_triage::{
     BootId, Closer, Epoch, Fact, Heartbeat, Hello, HostId, Observation, ProbeReport, SessionId, StepId, Vantage,
 };
@@ -297,8 +298,9 @@ impl Session {
     }
 
     async fn xml(&self, domain: wire::DomainXml) {
-        if domain.xml.len() > convert::XML_MAX || !valid_name(&domain.hash) {
-            tracing::warn!(code = "MDV-XML-REFUSED", host = %self.host, bytes = domain.xml.len(), "a domain XML was not taken: too long, or without a hash");
+        // A guest would be started by it: only what is named by its own hash is taken.
+        if domain.xml.len() > convert::XML_MAX || domain.hash != text_hash(&domain.xml) {
+            tracing::warn!(code = "MDV-XML-REFUSED", host = %self.host, bytes = domain.xml.len(), "a domain XML was not taken: too long, or its hash names another text");
             return;
         }
         let seen = Observation::XmlArrived { host: self.host.clone(), hash: domain.hash, xml: domain.xml };
@@ -401,8 +403,8 @@ async fn check_epoch(registry: &Registry, host: &HostId, hello: &wire::Hello) ->
     registry.depose();
     let message = format!(
         "this agent has obeyed epoch {}, this aggregator has {}: another one decides, or this is an old copy; \
-         if this one is to decide, run there: medevac-aggregator take-over --above {} --reason '...'",
-        highest.number, own.number, highest.number
+         if this one is to decide, stop both and run there: medevac-aggregator take-over --reason '...'",
+        highest.number, own.number
     );
     Err(Refused { code: "older_epoch", message })
 }

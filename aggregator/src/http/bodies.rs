@@ -1,7 +1,7 @@
 //! From triage's views to the bodies of the API.
 
 use medevac_proto::rest;
-use medevac_triage::{HostView, IncidentView, InstanceView, Now, Triage, Wall, millis};
+use medevac_triage::{HostView, IncidentView, InstanceView, Now, Triage, Wall, WordRecord, millis};
 use serde::Serialize;
 
 /// Unprotected instances in a status; the list of instances has them all.
@@ -110,6 +110,11 @@ pub(super) fn incident(view: IncidentView) -> rest::Incident {
         timeline: view.record.timeline.into_iter().map(entry).collect(),
         instances: view.record.outcomes.into_iter().map(outcome).collect(),
     }
+}
+
+pub(super) fn said(word: &WordRecord) -> rest::Said {
+    let WordRecord { number, wall, by, said, reason, result, done } = word.clone();
+    rest::Said { number, wall_ms: wall.0, by, said, reason, done, result }
 }
 
 /// The name under which a value is kept is the one under which it is shown.

@@ -39,7 +39,7 @@ const BODY_MAX: usize = 64 * 1024;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// All routes, for the description's test.
-pub const ROUTES: [(&str, &str); 9] = [
+pub const ROUTES: [(&str, &str); 10] = [
     ("get", "/healthz"),
     ("get", "/api/v1/openapi.json"),
     ("get", "/api/v1/status"),
@@ -48,6 +48,7 @@ pub const ROUTES: [(&str, &str); 9] = [
     ("get", "/api/v1/incidents"),
     ("get", "/api/v1/incidents/{id}"),
     ("get", "/api/v1/incidents/{id}/explain"),
+    ("get", "/api/v1/audit"),
     ("post", "/api/v1/verbs"),
 ];
 
@@ -114,6 +115,7 @@ fn routes(api: Api) -> Router {
         .route("/api/v1/incidents", get(incidents))
         .route("/api/v1/incidents/{id}", get(incident))
         .route("/api/v1/incidents/{id}/explain", get(explain))
+        .route("/api/v1/audit", get(audit))
         .route("/api/v1/verbs", post(verbs::post))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(api)
@@ -212,6 +214,11 @@ async fn explain(State(api): State<Api>, Path(id): Path<String>) -> Result<impl 
     let lines = api.ask(move |triage, now| triage.explain(id, now)).await?;
     let lines = lines.ok_or_else(|| unknown(id))?;
     Ok(Json(Explanation { id: id.to_string(), lines }))
+}
+
+async fn audit(State(api): State<Api>) -> Result<impl IntoResponse, Refused> {
+    let ask = |triage: &Triage, _: Now| triage.words().map(bodies::said).collect::<Vec<_>>();
+    Ok(Json(api.ask(ask).await?))
 }
 
 fn parse(text: &str) -> Result<IncidentId, Refused> {

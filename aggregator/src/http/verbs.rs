@@ -96,6 +96,7 @@ fn word(verb: Verb) -> Result<Word, Refused> {
         Verb::Protect { instance } => Word::Protect { instance: instance_id(&instance)? },
         Verb::Unprotect { instance } => Word::Unprotect { instance: instance_id(&instance)? },
         Verb::Recover { instance } => Word::Recover { instance: instance_id(&instance)? },
+        Verb::Forget { host } => Word::Forget { host: HostId(host) },
     })
 }
 

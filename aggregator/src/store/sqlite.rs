@@ -59,6 +59,9 @@ pub enum OpenError {
     Damaged { path: PathBuf, what: &'static str },
 }
 
+/// The highest epoch of somebody else that an agent named.
+const RIVAL: &str = "rival_epoch";
+
 /// What must be known to open a store.
 #[derive(Clone, Debug)]
 pub struct Opening {
@@ -132,7 +135,8 @@ impl SqliteStore {
     }
 
     /// Makes this machine the store's own and jumps above every epoch that a
-    /// copy can have reached. `above` is the highest epoch that an agent named.
+    /// copy can have reached, and above every epoch that an agent named to this
+    /// store's aggregator. `above` adds what a person read elsewhere.
     ///
     /// # Errors
     /// As for [`SqliteStore::open`], but for another machine's copy.
@@ -144,7 +148,8 @@ impl SqliteStore {
         let number = number(&tx, "epoch")
             .map_err(failed)?
             .ok_or(OpenError::Damaged { path: path.clone(), what: "the epoch" })?;
-        let next = number.max(above) + TAKE_OVER_STEP;
+        let met = number_or(&tx, RIVAL, 0).map_err(failed)?;
+        let next = number.max(above).max(met) + TAKE_OVER_STEP;
         put(&tx, "epoch", &next.to_string()).map_err(failed)?;
         put(&tx, "start", &random()).map_err(failed)?;
         put(&tx, "machine", machine).map_err(failed)?;
@@ -289,6 +294,16 @@ impl Store for SqliteStore {
             return Err(StoreError::Superseded { own: epoch.number, found });
         }
         write(&tx, &rows).map_err(failed)?;
+        tx.commit().map_err(failed)
+    }
+
+    fn remember_rival(&mut self, number: u64) -> Result<(), StoreError> {
+        let path = self.path.display().to_string();
+        let failed = |source: rusqlite::Error| StoreError::Failed { path: path.clone(), what: source.to_string() };
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        if number_or(&tx, RIVAL, 0).map_err(failed)? < number {
+            put(&tx, RIVAL, &number.to_string()).map_err(failed)?;
+        }
         tx.commit().map_err(failed)
     }
 }

@@ -93,6 +93,10 @@ impl Store for Shared {
             None => Ok(()),
         }
     }
+
+    fn remember_rival(&mut self, _: u64) -> Result<(), StoreError> {
+        Ok(()) // One aggregator, its own agents: nobody to be met.
+    }
 }
 
 impl Lease for Shared {
