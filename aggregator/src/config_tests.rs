@@ -26,12 +26,20 @@ fn the_packaged_file_says_the_defaults_and_names_every_key() {
     let shown = Config::parse(&uncommented("#")).unwrap();
     let initial_mode = shown.settings.initial_mode.clone();
     assert_eq!(initial_mode, [(SegmentId::from("default"), Mode::Observe)].into());
-    let same = Settings { initial_mode: BTreeMap::new(), ..shown.settings.clone() };
+    assert_eq!(shown.settings.on_hung, [(SegmentId::from("default"), OnHung::Approve)].into());
+    let same = Settings { initial_mode: BTreeMap::new(), on_hung: BTreeMap::new(), ..shown.settings.clone() };
     assert_eq!(Config { settings: same, ..shown }, bare);
     for name in ["suspect_after", "fence_deadline", "starts_per_target", "on_hung", "banner_ports", "machine_identity"]
     {
         assert!(uncommented("#").contains(name), "{name} is not in the packaged file");
     }
+}
+
+#[test]
+fn each_segment_has_its_own_policy_for_a_hung_host() {
+    let text = format!("{PACKAGED}\n[segments.default]\non_hung = \"alert\"\n[segments.edge]\non_hung = \"fence\"\n");
+    let on_hung = Config::parse(&text).unwrap().settings.on_hung;
+    assert_eq!(on_hung, [("default".into(), OnHung::Alert), ("edge".into(), OnHung::Fence)].into());
 }
 
 #[test]
