@@ -2,7 +2,8 @@
 //! of its run; `SEED=n cargo test -p medevac-tests --test simulator one_seed`
 //! replays it, `SEEDS=n` runs more.
 
-use medevac_tests::sim::{Summary, run_seed};
+use medevac_tests::sim::{Fault, Options, Summary, World, run_seed};
+use std::time::Duration;
 
 /// Enough to have found every fault of the first weeks at least once.
 const SEEDS: u64 = 500;
@@ -42,5 +43,22 @@ fn one_seed() {
     let Some(seed) = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) else { return };
     if let Err(story) = run_seed(seed) {
         panic!("{story}");
+    }
+}
+
+/// A record that is too large ends the process, and at the next start again:
+/// no number of guests or hosts may lead there.
+#[test]
+fn a_host_with_hundreds_of_guests_and_as_many_neighbours_fits_every_record() {
+    for (hosts, guests) in [(3, 600), (80, 80)] {
+        let options = Options { calm: true, pinned: true, ..Options::default() };
+        let mut world = World::new(1, hosts, guests, options);
+        world.run_for(Duration::from_secs(40));
+        world.inject(&Fault::Crash(0));
+        world.run_for(Duration::from_secs(120));
+        assert_eq!(world.violations(), &[] as &[String]);
+        let elsewhere = world.truth().iter().filter(|on| on.len() == 1 && on[0] != 0).count();
+        assert_eq!(elsewhere, guests, "of {guests} guests on {hosts} hosts\n{}", world.story());
+        assert_eq!(world.summary().aggregator_starts, 1, "the aggregator ended:\n{}", world.story());
     }
 }

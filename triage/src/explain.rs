@@ -4,7 +4,9 @@
 use crate::Triage;
 use crate::gone::state_text;
 use crate::id::{HostId, IncidentId};
-use crate::record::{HostRecord, IncidentKind, IncidentRecord, InstanceRecord, OutcomeState, Phase, StepState};
+use crate::record::{
+    HostRecord, IncidentKind, IncidentRecord, InstanceRecord, OutcomeRecord, OutcomeState, Phase, StepState,
+};
 use crate::standing::Standing;
 use crate::time::{Now, shown};
 use crate::view::{HostView, IncidentView, InstanceView, SegmentView, SiteView};
@@ -225,8 +227,10 @@ impl Triage {
 
     pub fn incident_view(&self, id: IncidentId) -> Option<IncidentView> {
         let record = self.incident(id)?.clone();
-        let names =
-            record.outcomes.keys().filter_map(|id| Some((id.clone(), self.durable.instances.get(id)?.name.clone())));
+        let outcomes: Vec<_> = self.durable.outcomes_of(id).into_iter().cloned().collect();
+        let named =
+            |o: &OutcomeRecord| Some((o.instance.clone(), self.durable.instances.get(&o.instance)?.name.clone()));
+        let names = outcomes.iter().filter_map(named);
         let instance = record.instance.as_ref().map(|id| {
             let name = self.durable.instances.get(id).map(|i| i.name.clone()).filter(|name| !name.is_empty());
             name.unwrap_or_else(|| id.to_string())
@@ -239,6 +243,7 @@ impl Triage {
             todo: todo(&record),
             steps: self.durable.steps_of(id),
             names: names.collect(),
+            outcomes,
             record,
         })
     }
@@ -251,8 +256,9 @@ impl Triage {
         match incident.kind {
             IncidentKind::HostSilent | IncidentKind::HostHung | IncidentKind::HostShot | IncidentKind::HostRebooted => {
                 let back = |state: OutcomeState| matches!(state, OutcomeState::Recovered | OutcomeState::Skipped);
-                let open = incident.outcomes.values().filter(|o| !back(o.state)).count();
-                let total = if incident.outcomes.is_empty() { self.guests_at(subject) } else { open };
+                let outcomes = self.durable.outcomes_of(incident.id);
+                let open = outcomes.iter().filter(|o| !back(o.state)).count();
+                let total = if outcomes.is_empty() { self.guests_at(subject) } else { open };
                 match total {
                     1 => format!("1 guest of {subject} is not known to run"),
                     _ => format!("{total} guests of {subject} are not known to run"),
@@ -291,8 +297,8 @@ impl Triage {
         if view.record.dropped > 0 {
             lines.push(format!("  ({} lines in the middle were dropped)", view.record.dropped));
         }
-        if let Some(heard) = &view.record.heard_at_order {
-            let heard: Vec<&str> = heard.keys().map(HostId::as_str).collect();
+        if view.record.shot {
+            let heard: Vec<&str> = self.durable.heard_at_order(id).iter().map(|was| was.host.as_str()).collect();
             lines.push(format!(
                 "Heard when the first off order was committed, and to be heard after the read: {}",
                 heard.join(", ")

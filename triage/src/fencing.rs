@@ -21,7 +21,9 @@ use crate::evidence::Doubt;
 use crate::id::{HostId, IncidentId, StepId};
 use crate::incident::Opening;
 use crate::observation::{FenceAnswer, Power};
-use crate::record::{Heard, HostRecord, IncidentKind, IncidentRecord, Mode, Phase, StepKind, StepRecord, StepState};
+use crate::record::{
+    Heard, HeardRecord, HostRecord, IncidentKind, IncidentRecord, Mode, Phase, StepKind, StepRecord, StepState,
+};
 use crate::settings::OnHung;
 use crate::standing::Standing;
 use crate::time::{Moment, millis, shown};
@@ -293,14 +295,8 @@ impl Triage {
         let Some(incident) = self.durable.incidents.edit(&id) else { return };
         let step = StepId { incident: id, step: incident.next_step };
         incident.next_step += 1;
-        incident.shot = true;
-        // The hosts of the first order stay; the boot of each is the one it runs now.
-        let first = incident.heard_at_order.get_or_insert_with(|| heard.clone());
-        for (other, was) in first.iter_mut() {
-            if let Some(now) = heard.get(other) {
-                *was = now.clone();
-            }
-        }
+        let first = !std::mem::replace(&mut incident.shot, true);
+        self.take_down_heard(id, first, heard);
         self.durable.steps.put(StepRecord {
             id: step,
             what: StepKind::FenceOff { host: host.clone() },
@@ -313,6 +309,19 @@ impl Triage {
         let device = self.settings.devices.get(host).map(|d| d.name.clone()).unwrap_or_default();
         self.set_phase(id, Phase::Fencing { step }, "off-ordered", format!("{host} is ordered off by {device}"));
         self.note("MDV-FENCE", true, format!("{id}: {host} is ordered off by {device}"));
+    }
+
+    /// The hosts of the first order stay; the boot of each is the one it runs now.
+    fn take_down_heard(&mut self, id: IncidentId, first: bool, heard: BTreeMap<HostId, Heard>) {
+        if first {
+            // What a commit that broke off half way may have left.
+            self.forget_heard(id);
+        }
+        for (host, heard) in heard {
+            if first || self.durable.heard.get(&(id, host.clone())).is_some() {
+                self.durable.heard.put(HeardRecord { incident: id, host, heard });
+            }
+        }
     }
 
     /// Everybody heard now, with the boot that is heard.

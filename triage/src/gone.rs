@@ -196,7 +196,7 @@ impl Triage {
         let id = incident.id;
         let record = incident.instance.as_ref().and_then(|instance| self.durable.instances.get(instance)).cloned();
         let Some(record) = record else { return self.close(id, "forgotten", "the instance is no more".to_owned()) };
-        let dealt_with = incident.outcomes.contains_key(&record.id);
+        let dealt_with = self.durable.outcome(id, &record.id).is_some();
         if !dealt_with && let Some(host) = self.runs_on(&record).filter(|host| self.shown_since_opened(id, host)) {
             return self.close(id, "running", format!("it runs on {host}"));
         }
@@ -316,7 +316,7 @@ impl Triage {
             return;
         }
         self.advance(id, &record.id);
-        let outcome = self.incident(id).and_then(|incident| incident.outcomes.get(&record.id)).cloned();
+        let outcome = self.durable.outcome(id, &record.id).cloned();
         match outcome.map(|outcome| (outcome.state, outcome.text)) {
             Some((OutcomeState::Recovered, text)) => self.close(id, "recovered", format!("{}: {text}", record.name)),
             Some((OutcomeState::Skipped, text)) => self.close(id, "stays-down", format!("{}: {text}", record.name)),

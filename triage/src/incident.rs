@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Lines kept in a timeline: with the next limit, well below a record's size.
 const TIMELINE_MAX: usize = 120;
-/// A line of a timeline, cut at this many characters.
+/// A line of a timeline, cut at this many bytes.
 const LINE_MAX: usize = 300;
 /// Closed incidents kept at most: the newest ones.
 const CLOSED_KEPT: usize = 500;
@@ -94,14 +94,12 @@ impl Triage {
             phase,
             opened: self.now.wall,
             closed: None,
-            heard_at_order: None,
             next_step: 0,
             fence_passes: 0,
             approved: None,
             shot: false,
             dropped: 0,
             timeline: Vec::new(),
-            outcomes: BTreeMap::new(),
         });
         self.work.insert(id, Work::new(self.now.at));
         id
@@ -121,7 +119,7 @@ impl Triage {
         let wall = self.now.wall;
         let since_ms = self.since(id);
         let Some(incident) = self.durable.incidents.edit(&id) else { return };
-        let text = if text.chars().count() > LINE_MAX { text.chars().take(LINE_MAX).collect() } else { text };
+        let text = cut(text);
         incident.timeline.push(Entry { wall, since_ms, code: code.to_owned(), text });
         if incident.timeline.len() > TIMELINE_MAX {
             // The beginning tells why; what repeats is in the middle.
@@ -187,7 +185,7 @@ impl Triage {
     pub(crate) fn hand(&self, instance: &InstanceId) -> Option<IncidentId> {
         let busy = |i: &&IncidentRecord| {
             !i.phase.closed()
-                && (i.outcomes.get(instance).is_some_and(|o| {
+                && (self.durable.outcome(i.id, instance).is_some_and(|o| {
                     matches!(o.state, OutcomeState::Planned | OutcomeState::Starting | OutcomeState::Waiting)
                 }) || (i.kind == IncidentKind::InstanceGone && i.instance.as_ref() == Some(instance)))
         };
@@ -202,16 +200,19 @@ impl Triage {
         host: Option<HostId>,
         text: &str,
     ) {
-        let Some(incident) = self.incident(id) else { return };
-        let new = OutcomeRecord { state, host, text: text.chars().take(LINE_MAX).collect() };
-        if incident.outcomes.get(instance) != Some(&new)
-            && let Some(incident) = self.durable.incidents.edit(&id)
-        {
-            incident.outcomes.insert(instance.clone(), new);
+        let text = cut(text.to_owned());
+        let new = OutcomeRecord { incident: id, instance: instance.clone(), state, host, text };
+        if self.durable.outcome(id, instance) != Some(&new) {
+            self.durable.outcomes.put(new);
         }
     }
 
-    /// Old closed incidents go, their steps first.
+    pub(crate) fn forget_heard(&mut self, id: IncidentId) {
+        let heard: Vec<_> = self.durable.heard_at_order(id).into_iter().map(|was| (id, was.host.clone())).collect();
+        heard.iter().for_each(|was| self.durable.heard.remove(was));
+    }
+
+    /// Old closed incidents go, and what belongs to them first.
     pub(crate) fn prune(&mut self) {
         let closed: BTreeMap<IncidentId, u64> = self
             .durable
@@ -227,6 +228,9 @@ impl Triage {
             for step in self.durable.steps_of(id) {
                 self.durable.steps.remove(&step.id);
             }
+            let outcomes: Vec<_> = self.durable.outcomes_of(id).into_iter().map(|o| (id, o.instance.clone())).collect();
+            outcomes.iter().for_each(|outcome| self.durable.outcomes.remove(outcome));
+            self.forget_heard(id);
             self.durable.incidents.remove(&id);
         }
         let hashes: BTreeSet<String> = self.durable.instances.iter().map(|i| i.xml_hash.clone()).collect();
@@ -236,4 +240,10 @@ impl Triage {
             }
         }
     }
+}
+
+fn cut(mut text: String) -> String {
+    let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LINE_MAX).last();
+    text.truncate(end.unwrap_or(0));
+    text
 }

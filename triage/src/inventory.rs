@@ -31,7 +31,6 @@ impl Triage {
         }
         if let Some(record) = self.durable.hosts.edit(host) {
             record.has_inventory = true;
-            record.storage.clone_from(&inventory.storage);
         }
         self.keep_stock(host, inventory);
         self.inventory_answered(host, answers);

@@ -141,7 +141,8 @@ impl Triage {
         if matches!(incident.phase, Phase::Fencing { .. } | Phase::Confirming { .. }) {
             return refuse("off-order-out", format!("{id} has an off order out: wait until it is answered"));
         }
-        let starting = incident.outcomes.values().any(|outcome| outcome.state == OutcomeState::Starting);
+        let outcomes = self.durable.outcomes_of(id);
+        let starting = outcomes.iter().any(|outcome| outcome.state == OutcomeState::Starting);
         if starting {
             return refuse("start-out", format!("{id} has starts that are not settled: wait until they are"));
         }

@@ -104,9 +104,9 @@ impl Triage {
         if !self.settings.guards.proof || !self.settings.guards.look_round {
             return None;
         }
-        let recorded = incident.heard_at_order.iter().flatten();
-        let mut others = recorded.filter(|(other, _)| *other != host);
-        others.find(|(other, was)| !self.accounted_for(other, was, at)).map(|(other, _)| other.clone())
+        let recorded = self.durable.heard_at_order(incident.id);
+        let mut others = recorded.into_iter().filter(|was| was.host != *host);
+        others.find(|was| !self.accounted_for(&was.host, &was.heard, at)).map(|was| was.host.clone())
     }
 
     pub(crate) fn accounted_for(&self, other: &HostId, was: &Heard, at: Moment) -> bool {

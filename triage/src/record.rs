@@ -31,6 +31,8 @@ pub enum Record {
     Step(StepRecord),
     Xml(XmlRecord),
     Word(WordRecord),
+    Outcome(OutcomeRecord),
+    Heard(HeardRecord),
 }
 
 /// One change of durable state.
@@ -122,8 +124,6 @@ pub struct HostRecord {
     pub acked_seq: u64,
     /// An alarm that bars automatic acts: the same identity in two places.
     pub cloned: Option<String>,
-    /// Markers of storage that it reads: directory -> random id.
-    pub storage: BTreeMap<String, String>,
     pub warnings: Vec<String>,
     /// Hold of the current boot has ended.
     pub hold_released: bool,
@@ -315,9 +315,6 @@ pub struct IncidentRecord {
     pub phase: Phase,
     pub opened: Wall,
     pub closed: Option<Wall>,
-    /// Everyone heard when the first off order was committed; retries keep the
-    /// hosts, and take down the boot that each runs when they are ordered.
-    pub heard_at_order: Option<BTreeMap<HostId, Heard>>,
     /// Number of the next step: counts up, never reused.
     pub next_step: u32,
     /// Fence passes that proved nothing.
@@ -328,7 +325,15 @@ pub struct IncidentRecord {
     /// Entries dropped from the front of the timeline to keep it small.
     pub dropped: u32,
     pub timeline: Vec<Entry>,
-    pub outcomes: BTreeMap<InstanceId, OutcomeRecord>,
+}
+
+/// One of everybody heard when an incident's first off order was committed;
+/// retries keep the hosts, and take down the boot that each runs by then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeardRecord {
+    pub incident: IncidentId,
+    pub host: HostId,
+    pub heard: Heard,
 }
 
 /// How somebody was heard when an off order was given.
@@ -353,6 +358,8 @@ pub struct Entry {
 /// What became of one instance in one incident.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutcomeRecord {
+    pub incident: IncidentId,
+    pub instance: InstanceId,
     pub state: OutcomeState,
     pub host: Option<HostId>,
     pub text: String,

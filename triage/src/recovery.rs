@@ -124,7 +124,7 @@ impl Triage {
         let mut lost: Vec<&InstanceRecord> = Vec::new();
         let near = self.durable.instances_near(host);
         for record in near.iter().filter_map(|id| self.durable.instances.get(id)) {
-            let ours = incident.outcomes.contains_key(&record.id);
+            let ours = self.durable.outcome(incident.id, &record.id).is_some();
             let home_died = record.homes.get(host).is_some_and(|home| self.is_dead(host, &home.boot));
             let left_behind = self.lives_nowhere(record) && record.last_host == *host && record.wanted;
             let another = self.hand(&record.id).is_some_and(|hand| hand != incident.id);
@@ -142,7 +142,7 @@ impl Triage {
     pub(crate) fn advance(&mut self, id: IncidentId, instance: &InstanceId) {
         let Some(record) = self.durable.instances.get(instance).cloned() else { return };
         let Some(incident) = self.incident(id).cloned() else { return };
-        let outcome = incident.outcomes.get(instance).map(|outcome| outcome.state);
+        let outcome = self.durable.outcome(id, instance).map(|outcome| outcome.state);
         match outcome {
             Some(OutcomeState::Recovered | OutcomeState::Skipped) => {}
             Some(OutcomeState::Starting) => self.follow_start(id, &record),
@@ -162,7 +162,7 @@ impl Triage {
         host: Option<HostId>,
         text: &str,
     ) {
-        let before = self.incident(id).and_then(|i| i.outcomes.get(&record.id)).map(|o| o.state);
+        let before = self.durable.outcome(id, &record.id).map(|o| o.state);
         self.set_outcome(id, &record.id, state, host, text);
         if before != Some(state) {
             let code = match state {
@@ -496,8 +496,8 @@ impl Triage {
 
     /// Closes when everything has a final outcome; else says what it waits for.
     fn conclude(&mut self, id: IncidentId, host: &HostId) {
-        let Some(incident) = self.incident(id) else { return };
-        let count = |state: OutcomeState| incident.outcomes.values().filter(|o| o.state == state).count();
+        let outcomes = self.durable.outcomes_of(id);
+        let count = |state: OutcomeState| outcomes.iter().filter(|o| o.state == state).count();
         let (recovered, waiting, skipped) =
             (count(OutcomeState::Recovered), count(OutcomeState::Waiting), count(OutcomeState::Skipped));
         let under_way = count(OutcomeState::Planned) + count(OutcomeState::Starting);

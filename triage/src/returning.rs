@@ -5,7 +5,9 @@ use crate::Triage;
 use crate::command::Order;
 use crate::id::{BootId, HostId, IncidentId, InstanceId, StepId};
 use crate::incident::Opening;
-use crate::record::{IncidentKind, InstanceRecord, Mode, OutcomeState, Phase, Proof, StepKind, StepRecord, StepState};
+use crate::record::{
+    IncidentKind, InstanceRecord, Mode, OutcomeRecord, OutcomeState, Phase, Proof, StepKind, StepRecord, StepState,
+};
 use crate::time::millis;
 use std::time::Duration;
 
@@ -45,9 +47,10 @@ impl Triage {
 
     /// Guests brought back to this host have died with it once more.
     fn forget_recovered_here(&mut self, id: IncidentId, host: &HostId) {
-        if let Some(incident) = self.durable.incidents.edit(&id) {
-            incident.outcomes.retain(|_, o| !(o.state == OutcomeState::Recovered && o.host.as_ref() == Some(host)));
-        }
+        let outcomes = self.durable.outcomes_of(id).into_iter();
+        let here = |o: &&OutcomeRecord| o.state == OutcomeState::Recovered && o.host.as_ref() == Some(host);
+        let died: Vec<_> = outcomes.filter(here).map(|o| (id, o.instance.clone())).collect();
+        died.iter().for_each(|outcome| self.durable.outcomes.remove(outcome));
     }
 
     /// Hosts whose agents hold their guests: each guest gets its word, then the hold ends.
@@ -85,8 +88,11 @@ impl Triage {
         // Starts first: a removal or the hold's end can wait for them.
         let gathered = incident.phase == Phase::Waiting
             || (incident.phase == Phase::Recovering && self.gather.as_ref().is_some_and(|g| g.waiting.is_empty()));
-        let under_way =
-            incident.outcomes.values().any(|o| matches!(o.state, OutcomeState::Planned | OutcomeState::Starting));
+        let under_way = self
+            .durable
+            .outcomes_of(id)
+            .iter()
+            .any(|o| matches!(o.state, OutcomeState::Planned | OutcomeState::Starting));
         if !gathered || under_way || self.starts_owed(id, host) {
             return;
         }
@@ -105,12 +111,11 @@ impl Triage {
 
     /// A guest is lost with this host and has no outcome yet.
     fn starts_owed(&self, id: IncidentId, host: &HostId) -> bool {
-        let outcomes = self.incident(id).map(|incident| &incident.outcomes);
         let near = self.durable.instances_near(host);
         near.iter().filter_map(|i| self.durable.instances.get(i)).any(|record| {
             let owed =
                 self.lives_nowhere(record) && record.last_host == *host && record.wanted && self.is_protected(record);
-            owed && !outcomes.is_some_and(|outcomes| outcomes.contains_key(&record.id)) && !self.in_hand(&record.id)
+            owed && self.durable.outcome(id, &record.id).is_none() && !self.in_hand(&record.id)
         })
     }
 

@@ -3,21 +3,26 @@
 
 use crate::id::{HostId, IncidentId, InstanceId, SegmentId, StepId};
 use crate::record::{
-    Change, HostRecord, IncidentRecord, InstanceRecord, Key, Record, SegmentRecord, SiteRecord, StepRecord, WordRecord,
-    XmlRecord,
+    Change, HeardRecord, HostRecord, IncidentRecord, InstanceRecord, Key, OutcomeRecord, Record, SegmentRecord,
+    SiteRecord, StepRecord, WordRecord, XmlRecord,
 };
 use crate::table::{Kept, Table};
 use std::collections::{BTreeMap, BTreeSet};
 
 macro_rules! kept {
-    ($record:ident, $id:ty, $variant:ident, $field:ident, $prefix:literal) => {
+    ($record:ident, $id:ty, $variant:ident, $prefix:literal, $own:expr, $parse:expr) => {
         impl Kept for $record {
             type Id = $id;
             fn id(&self) -> $id {
-                self.$field.clone()
+                let own: fn(&Self) -> $id = $own;
+                own(self)
             }
             fn key(id: &$id) -> Key {
-                format!(concat!($prefix, "/{}"), id)
+                format!(concat!($prefix, "/{}"), written(id))
+            }
+            fn parse(rest: &str) -> Option<$id> {
+                let parse: fn(&str) -> Option<$id> = $parse;
+                parse(rest)
             }
             fn wrap(self) -> Record {
                 Record::$variant(self)
@@ -26,19 +31,56 @@ macro_rules! kept {
     };
 }
 
-kept!(SegmentRecord, SegmentId, Segment, id, "segment");
-kept!(HostRecord, HostId, Host, id, "host");
-kept!(InstanceRecord, InstanceId, Instance, id, "instance");
-kept!(IncidentRecord, IncidentId, Incident, id, "incident");
-kept!(StepRecord, StepId, Step, id, "step");
-kept!(XmlRecord, String, Xml, hash, "xml");
-kept!(WordRecord, u64, Word, number, "word");
+kept!(SegmentRecord, SegmentId, Segment, "segment", |r| r.id.clone(), |rest| Some(rest.into()));
+kept!(HostRecord, HostId, Host, "host", |r| r.id.clone(), |rest| Some(rest.into()));
+kept!(InstanceRecord, InstanceId, Instance, "instance", |r| r.id.clone(), |rest| Some(rest.into()));
+kept!(IncidentRecord, IncidentId, Incident, "incident", |r| r.id, IncidentId::parse);
+kept!(StepRecord, StepId, Step, "step", |r| r.id, StepId::parse);
+kept!(XmlRecord, String, Xml, "xml", |r| r.hash.clone(), |rest| Some(rest.to_owned()));
+kept!(WordRecord, u64, Word, "word", |r| r.number, |rest| rest.parse().ok());
+kept!(OutcomeRecord, (IncidentId, InstanceId), Outcome, "outcome", |r| (r.incident, r.instance.clone()), |rest| {
+    let (incident, instance) = rest.split_once('/')?;
+    Some((IncidentId::parse(incident)?, instance.into()))
+});
+kept!(HeardRecord, (IncidentId, HostId), Heard, "heard", |r| (r.incident, r.host.clone()), |rest| {
+    let (incident, host) = rest.split_once('/')?;
+    Some((IncidentId::parse(incident)?, host.into()))
+});
+
+/// An id as the rest of a key.
+trait Written {
+    fn write(&self) -> String;
+}
+
+fn written(id: &impl Written) -> String {
+    id.write()
+}
+
+macro_rules! shown_as_written {
+    ($($id:ty),*) => {
+        $(impl Written for $id {
+            fn write(&self) -> String {
+                self.to_string()
+            }
+        })*
+    };
+}
+shown_as_written!(SegmentId, HostId, InstanceId, IncidentId, StepId, String, u64);
+
+impl<A: Written, B: Written> Written for (A, B) {
+    fn write(&self) -> String {
+        format!("{}/{}", self.0.write(), self.1.write())
+    }
+}
 
 impl Kept for SiteRecord {
     type Id = ();
     fn id(&self) {}
     fn key((): &()) -> Key {
         "site".to_owned()
+    }
+    fn parse(_: &str) -> Option<()> {
+        Some(())
     }
     fn wrap(self) -> Record {
         Record::Site(self)
@@ -55,6 +97,8 @@ pub struct Durable {
     pub steps: Table<StepRecord>,
     pub xmls: Table<XmlRecord>,
     pub words: Table<WordRecord>,
+    pub outcomes: Table<OutcomeRecord>,
+    pub heard: Table<HeardRecord>,
     /// Instances that a host may have to do with: a hint that never forgets too much.
     by_host: BTreeMap<HostId, BTreeSet<InstanceId>>,
 }
@@ -72,6 +116,8 @@ impl Durable {
         changes.extend(self.segments.changes());
         changes.extend(self.hosts.changes());
         changes.extend(self.instances.changes());
+        changes.extend(self.heard.changes());
+        changes.extend(self.outcomes.changes());
         changes.extend(self.steps.changes());
         changes.extend(self.site.changes());
         changes.extend(self.incidents.changes());
@@ -80,6 +126,8 @@ impl Durable {
         self.segments.settle();
         self.hosts.settle();
         self.instances.settle();
+        self.heard.settle();
+        self.outcomes.settle();
         self.steps.settle();
         self.site.settle();
         self.incidents.settle();
@@ -101,21 +149,25 @@ impl Durable {
                 Record::Step(record) => self.steps.apply_put(record),
                 Record::Xml(record) => self.xmls.apply_put(record),
                 Record::Word(record) => self.words.apply_put(record),
+                Record::Outcome(record) => self.outcomes.apply_put(record),
+                Record::Heard(record) => self.heard.apply_put(record),
             },
             Change::Delete(key) => self.delete(key),
         }
     }
 
     fn delete(&mut self, key: &str) {
-        let kind = key.split('/').next().unwrap_or_default();
+        let (kind, rest) = key.split_once('/').unwrap_or((key, ""));
         match kind {
-            "segment" => self.segments.apply_delete(key),
-            "host" => self.hosts.apply_delete(key),
-            "instance" => self.instances.apply_delete(key),
-            "incident" => self.incidents.apply_delete(key),
-            "step" => self.steps.apply_delete(key),
-            "xml" => self.xmls.apply_delete(key),
-            "word" => self.words.apply_delete(key),
+            "segment" => self.segments.apply_delete(rest),
+            "host" => self.hosts.apply_delete(rest),
+            "instance" => self.instances.apply_delete(rest),
+            "incident" => self.incidents.apply_delete(rest),
+            "step" => self.steps.apply_delete(rest),
+            "xml" => self.xmls.apply_delete(rest),
+            "word" => self.words.apply_delete(rest),
+            "outcome" => self.outcomes.apply_delete(rest),
+            "heard" => self.heard.apply_delete(rest),
             _ => false,
         };
     }
@@ -136,6 +188,25 @@ impl Durable {
         let mut ids: Vec<_> = self.incidents.iter().filter(|i| !i.phase.closed()).map(|i| i.id).collect();
         ids.sort();
         ids
+    }
+
+    /// What became of one instance in one incident.
+    pub fn outcome(&self, incident: IncidentId, instance: &InstanceId) -> Option<&OutcomeRecord> {
+        self.outcomes.get(&(incident, instance.clone()))
+    }
+
+    /// What became of each instance in one incident.
+    pub fn outcomes_of(&self, incident: IncidentId) -> Vec<&OutcomeRecord> {
+        let next = (IncidentId(incident.0 + 1), InstanceId::default());
+        let found = self.outcomes.range((incident, InstanceId::default())..=next);
+        found.into_values().filter(|outcome| outcome.incident == incident).collect()
+    }
+
+    /// Everybody heard when an incident's first off order was committed.
+    pub fn heard_at_order(&self, incident: IncidentId) -> Vec<&HeardRecord> {
+        let next = (IncidentId(incident.0 + 1), HostId::default());
+        let found = self.heard.range((incident, HostId::default())..=next);
+        found.into_values().filter(|heard| heard.incident == incident).collect()
     }
 
     /// Steps of one incident, in order.

@@ -12,12 +12,15 @@
 
 use crate::record::{Change, Key, Record};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// A kind of record and how it is named.
 pub trait Kept: Clone + PartialEq {
     type Id: Ord + Clone + std::fmt::Debug;
     fn id(&self) -> Self::Id;
     fn key(id: &Self::Id) -> Key;
+    /// What `key` wrote, without the kind in front.
+    fn parse(rest: &str) -> Option<Self::Id>;
     fn wrap(self) -> Record;
 }
 
@@ -66,6 +69,18 @@ impl<V: Kept> Table<V> {
         untouched.chain(self.draft.values().flatten())
     }
 
+    /// Those with an id in this range, as this turn sees them, in order.
+    pub fn range(&self, range: RangeInclusive<V::Id>) -> BTreeMap<V::Id, &V> {
+        let mut found: BTreeMap<V::Id, &V> = self.base.range(range.clone()).map(|(id, v)| (id.clone(), v)).collect();
+        for (id, drafted) in self.draft.range(range) {
+            match drafted {
+                Some(value) => found.insert(id.clone(), value),
+                None => found.remove(id),
+            };
+        }
+        found
+    }
+
     /// All ids as this turn sees them, in order.
     pub fn ids(&self) -> Vec<V::Id> {
         let mut ids: Vec<_> = self.iter().map(Kept::id).collect();
@@ -97,9 +112,8 @@ impl<V: Kept> Table<V> {
         self.base.insert(value.id(), value);
     }
 
-    /// Applies one committed end; `true` when the key was of this table.
-    pub fn apply_delete(&mut self, key: &str) -> bool {
-        let found = self.base.keys().find(|id| V::key(id) == key).cloned();
-        found.is_some_and(|id| self.base.remove(&id).is_some())
+    /// Applies one committed end; `true` when there was such a record.
+    pub fn apply_delete(&mut self, rest: &str) -> bool {
+        V::parse(rest).is_some_and(|id| self.base.remove(&id).is_some())
     }
 }

@@ -54,7 +54,7 @@ impl Triage {
 
     fn score(&self, incident: IncidentId, record: &InstanceRecord, host: &HostRecord) -> Result<Score, String> {
         self.can_take(host)?;
-        reaches_disks(record, host)?;
+        self.reaches_disks(record, &host.id)?;
         if self.refused_by(incident, record, &host.id) {
             return Err("it refused this start".to_owned());
         }
@@ -118,12 +118,29 @@ impl Triage {
         let segment = self.host(&record.last_host).map(|host| host.segment.clone()).unwrap_or_default();
         let mut why = "no other host has joined".to_owned();
         for host in self.durable.hosts.iter().filter(|h| h.segment == segment && h.id != record.last_host) {
-            match reaches_disks(record, host) {
+            match self.reaches_disks(record, &host.id) {
                 Ok(()) => return Ok(()),
                 Err(reason) => why = reason,
             }
         }
         Err(why)
+    }
+
+    /// Every disk lies on a network disk, or beside a marker that the target reads too.
+    fn reaches_disks(&self, record: &InstanceRecord, host: &HostId) -> Result<(), String> {
+        let stock = self.watches.get(host).and_then(|watch| watch.inventory.as_ref());
+        for disk in record.disks.iter().filter(|disk| !disk.network) {
+            let Some(marker) = &disk.marker else {
+                return Err(format!("{} is not known to be on shared storage", disk.path));
+            };
+            let Some(stock) = stock else {
+                return Err(format!("{host} has not shown which storage it reads"));
+            };
+            if !stock.inventory.storage.values().any(|read| read == marker) {
+                return Err(format!("{} is on storage that {host} does not read", disk.path));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -134,19 +151,6 @@ fn bound_to_host(record: &InstanceRecord) -> Result<(), String> {
     }
     if record.xml_hash.is_empty() {
         return Err("its definition is not known".to_owned());
-    }
-    Ok(())
-}
-
-/// Every disk lies on a network disk, or beside a marker that the target reads too.
-fn reaches_disks(record: &InstanceRecord, host: &HostRecord) -> Result<(), String> {
-    for disk in record.disks.iter().filter(|disk| !disk.network) {
-        let Some(marker) = &disk.marker else {
-            return Err(format!("{} is not known to be on shared storage", disk.path));
-        };
-        if !host.storage.values().any(|read| read == marker) {
-            return Err(format!("{} is on storage that {} does not read", disk.path, host.id));
-        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What can be shown of the state: plain values, made on demand, for readers.
 
 use crate::id::{HostId, IncidentId, InstanceId, PlaneId, SegmentId};
-use crate::record::{IncidentRecord, Mode, StepRecord};
+use crate::record::{IncidentRecord, Mode, OutcomeRecord, StepRecord};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub struct IncidentView {
     /// "nothing to do", or one command to paste.
     pub todo: String,
     pub steps: Vec<StepRecord>,
+    /// What became of each instance.
+    pub outcomes: Vec<OutcomeRecord>,
     /// Names of the instances in the outcomes.
     pub names: BTreeMap<InstanceId, String>,
 }

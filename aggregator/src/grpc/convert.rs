@@ -11,14 +11,19 @@ use medevac_triage::{
 };
 use std::collections::BTreeMap;
 
-/// Ten times what one hypervisor reasonably runs.
-pub const INSTANCES_MAX: usize = 2000;
+/// Twice what one hypervisor reasonably runs; a goodbye that lists them all
+/// still fits into the record of its host.
+pub const INSTANCES_MAX: usize = 1000;
 /// Names of instances, planes and directories.
 pub const TEXT_MAX: usize = 255;
 /// Paths may be longer than names.
 pub const PATH_MAX: usize = 4096;
-/// Disks, local reasons, warnings and planes of one thing.
+/// Disks and local reasons of one instance.
 pub const LIST_MAX: usize = 256;
+/// Planes and warnings of one host: they are kept with it, in one record.
+pub const FEW_MAX: usize = 16;
+/// What is kept of one instance's disks, in bytes: its record holds 64 KiB.
+pub const DISKS_BYTES_MAX: usize = 32 * 1024;
 /// One result per host and plane of the largest site.
 pub const RESULTS_MAX: usize = 20_000;
 /// A domain XML is a few kilobytes; one of this size is no domain.
@@ -70,7 +75,7 @@ pub fn uuid(field: &'static str, value: &str) -> Checked<InstanceId> {
 /// The planes that an agent says it has; addresses must be addresses.
 pub fn planes(planes: std::collections::HashMap<String, String>) -> Checked<BTreeMap<PlaneId, String>> {
     let mut checked = BTreeMap::new();
-    for (plane, address) in list("hello.planes", planes.into_iter().collect(), LIST_MAX)? {
+    for (plane, address) in list("hello.planes", planes.into_iter().collect(), FEW_MAX)? {
         if !valid_name(&plane) || plane == REFERENCE_PLANE {
             return malformed("hello.planes", format!("{plane:.64?} cannot be the name of a plane"));
         }
@@ -85,7 +90,7 @@ pub fn planes(planes: std::collections::HashMap<String, String>) -> Checked<BTre
 /// Warnings are shown, so they are cut rather than refused.
 pub fn warnings(warnings: Vec<String>) -> Vec<String> {
     let clean = |text: String| text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
-    warnings.into_iter().take(LIST_MAX).map(clean).collect()
+    warnings.into_iter().take(FEW_MAX).map(clean).collect()
 }
 
 pub fn inventory(inventory: &wire::Inventory) -> Checked<Inventory> {
@@ -133,6 +138,11 @@ fn shown(instance: &wire::Instance) -> Checked<Shown> {
         });
     }
     let local_only = list("instance.local_only", instance.local_only.clone(), LIST_MAX)?;
+    let bytes =
+        disks.iter().map(|disk: &Disk| disk.path.len() + 64).chain(local_only.iter().map(String::len)).sum::<usize>();
+    if bytes > DISKS_BYTES_MAX {
+        return malformed("instance.disks", format!("{bytes} bytes; at most {DISKS_BYTES_MAX} are taken"));
+    }
     let outgoing_to = Some(&instance.outgoing_to).filter(|host| valid_name(host));
     Ok(Shown {
         known: instance.libvirt_knows,

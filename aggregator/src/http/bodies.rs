@@ -98,9 +98,9 @@ pub(super) fn incident(view: IncidentView) -> rest::Incident {
         code: entry.code,
         text: entry.text,
     };
-    let outcome = |(id, outcome): (medevac_triage::InstanceId, medevac_triage::OutcomeRecord)| rest::InstanceOutcome {
-        name: names.get(&id).cloned().unwrap_or_default(),
-        uuid: id.0,
+    let outcome = |outcome: medevac_triage::OutcomeRecord| rest::InstanceOutcome {
+        name: names.get(&outcome.instance).cloned().unwrap_or_default(),
+        uuid: outcome.instance.0,
         outcome: tag(&outcome.state, None),
         host: outcome.host.map(|host| host.0).unwrap_or_default(),
         text: outcome.text,
@@ -108,7 +108,7 @@ pub(super) fn incident(view: IncidentView) -> rest::Incident {
     rest::Incident {
         head,
         timeline: view.record.timeline.into_iter().map(entry).collect(),
-        instances: view.record.outcomes.into_iter().map(outcome).collect(),
+        instances: view.outcomes.into_iter().map(outcome).collect(),
     }
 }
 
