@@ -192,6 +192,7 @@ impl Engine {
             Command::ReadPower { host, read } => self.ports.fencer.read_power(&host, read),
             Command::FenceOff { step, host } => self.ports.fencer.off(step, &host),
             Command::PowerOn { host } => self.ports.fencer.on(&host),
+            Command::Cloud(act) => self.ports.cloud.act(act),
             Command::Order { step, host, session, boot, deadline, order } => {
                 self.ports.cloud.order(step, &host, &session, &boot, deadline, order);
             }
@@ -202,7 +203,11 @@ impl Engine {
 
 /// What may not be begun when the right to decide is nearly over.
 fn destroys_or_starts(command: &Command) -> bool {
-    matches!(command, Command::FenceOff { .. } | Command::PowerOn { .. } | Command::Order { .. })
+    match command {
+        Command::FenceOff { .. } | Command::PowerOn { .. } | Command::Order { .. } => true,
+        Command::Cloud(act) => act.changes(),
+        _ => false,
+    }
 }
 
 /// Splits changes so that no commit is larger than any store takes. Order is

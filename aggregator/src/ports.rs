@@ -8,7 +8,9 @@
 //!             +----------------------------------------------------+
 //! ```
 
-use medevac_triage::{BootId, Care, Change, Epoch, HostId, Key, Now, Order, PlaneId, Record, Reply, SessionId, StepId};
+use medevac_triage::{
+    BootId, Care, Change, CloudAct, Epoch, HostId, Key, Now, Order, PlaneId, Record, Reply, SessionId, StepId,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -88,6 +90,9 @@ pub trait Cloud: Send {
         deadline: Duration,
         order: Order,
     );
+
+    /// Asks the control plane. Answers with `CloudSpoke`, always.
+    fn act(&mut self, act: CloudAct);
 }
 
 /// Power. A return code is never proof: every answer carries what `status` said.

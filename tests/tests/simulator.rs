@@ -1,17 +1,17 @@
 //! The seeded simulator as a test. A failing seed prints itself and the story
 //! of its run; `SEED=n cargo test -p medevac-tests --test simulator one_seed`
-//! replays it, `SEEDS=n` runs more.
+//! replays it (`OPENSTACK=1` for one of Nova's), `SEEDS=n` runs more.
 
-use medevac_tests::sim::{Fault, Options, Summary, World, run_seed};
+use medevac_tests::sim::{Fault, Options, Summary, World, run_seed_with};
 use std::time::Duration;
 
 /// Enough to have found every fault of the first weeks at least once.
 const SEEDS: u64 = 500;
 
-fn run(seeds: std::ops::Range<u64>) -> Result<Summary, String> {
+fn run(seeds: std::ops::Range<u64>, openstack: bool) -> Result<Summary, String> {
     let mut all = Summary::default();
     for seed in seeds {
-        let one = run_seed(seed)?;
+        let one = run_seed_with(seed, Options { openstack, ..Options::default() })?;
         all.shot += one.shot;
         all.started += one.started;
         all.aggregator_starts += one.aggregator_starts;
@@ -19,11 +19,10 @@ fn run(seeds: std::ops::Range<u64>) -> Result<Summary, String> {
     Ok(all)
 }
 
-#[test]
-fn no_seed_runs_an_instance_twice_shoots_a_host_in_reach_or_leaves_anything_broken() {
+fn run_all(openstack: bool) {
     let seeds = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
-    let half = std::thread::spawn(move || run(0..seeds / 2));
-    let other = run(seeds / 2..seeds);
+    let half = std::thread::spawn(move || run(0..seeds / 2, openstack));
+    let other = run(seeds / 2..seeds, openstack);
     let half = half.join().expect("a seed panicked; its message is above");
     let (half, other) = match (half, other) {
         (Ok(half), Ok(other)) => (half, other),
@@ -39,9 +38,20 @@ fn no_seed_runs_an_instance_twice_shoots_a_host_in_reach_or_leaves_anything_brok
 }
 
 #[test]
+fn no_seed_runs_an_instance_twice_shoots_a_host_in_reach_or_leaves_anything_broken() {
+    run_all(false);
+}
+
+#[test]
+fn no_seed_evacuates_a_server_twice_or_from_a_host_that_lives() {
+    run_all(true);
+}
+
+#[test]
 fn one_seed() {
     let Some(seed) = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) else { return };
-    if let Err(story) = run_seed(seed) {
+    let openstack = std::env::var("OPENSTACK").is_ok();
+    if let Err(story) = run_seed_with(seed, Options { openstack, ..Options::default() }) {
         panic!("{story}");
     }
 }

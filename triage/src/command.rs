@@ -1,6 +1,7 @@
 //! Everything we can ask of the world, in the imperative, and the decision
 //! that carries it: first committed, then dispatched.
 
+use crate::cloud::CloudAct;
 use crate::id::{BootId, HostId, InstanceId, PlaneId, SessionId, StepId};
 use crate::record::Change;
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,6 +107,8 @@ pub enum Command {
         deadline: Duration,
         order: Order,
     },
+    /// Ask the cloud's control plane.
+    Cloud(CloudAct),
     /// End a session whose agent has been silent for too long, or has been replaced.
     CloseSession {
         host: HostId,
@@ -166,6 +169,7 @@ impl Command {
             Command::Order { order: Order::DestroyIncoming { .. }, .. } => "order-destroy-incoming",
             Command::Order { order: Order::Leave { .. }, .. } => "order-leave",
             Command::Order { order: Order::ReleaseHold { .. }, .. } => "order-release-hold",
+            Command::Cloud(act) => act.name(),
             Command::CloseSession { .. } => "close-session",
         }
     }

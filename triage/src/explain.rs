@@ -78,6 +78,12 @@ impl Triage {
         if let Some(reason) = self.durable.site().paused {
             alerts.push(("MDV-PAUSED", format!("nothing is ordered: {reason}")));
         }
+        if let Some(why) = &self.sight.trouble {
+            alerts.push(("MDV-CLOUD", format!("the cloud's control plane cannot be used: {why}")));
+        }
+        for host in &self.sight.told_names {
+            alerts.push(("MDV-CLOUD-NAME", format!("{host}: Nova has no compute host of that name")));
+        }
         for segment in self.durable.segments.iter() {
             let down: Vec<&str> = self
                 .durable
@@ -351,6 +357,7 @@ impl Triage {
 fn step_text(state: &StepState) -> String {
     match state {
         StepState::Ordered => "ordered, not answered yet".to_owned(),
+        StepState::Accepted => "taken up, under way".to_owned(),
         StepState::Done { detail } if detail.is_empty() => "done".to_owned(),
         StepState::Done { detail } => format!("done: {detail}"),
         StepState::Refused { reason } => format!("refused: {reason}"),

@@ -303,6 +303,7 @@ impl Triage {
             state: StepState::Ordered,
             deadline_ms,
             precondition: "condemned, or shot by a person; every rail agreed".to_owned(),
+            handle: String::new(),
         });
         self.remember_shot(&segment, host);
         self.order_off(id, step, host);

@@ -65,6 +65,9 @@ impl Triage {
         if !self.settings.guards.homes {
             return None;
         }
+        if record.moving.is_some() {
+            return Some("an evacuation of it is not settled".to_owned());
+        }
         let alive = self.live_homes(record);
         if let Some(host) = alive.iter().find(|host| *host != target) {
             return Some(format!("it may be running on {host}, which is not proven dead"));
@@ -79,6 +82,13 @@ impl Triage {
         self.parted_home(record)
             .or_else(|| self.presumed_home(record, target))
             .or_else(|| self.out_of_sight(record, target))
+    }
+
+    /// Why an instance may not be moved to where somebody else chooses, or to `target`.
+    pub(crate) fn bars_move(&self, record: &InstanceRecord, target: Option<&HostId>) -> Option<String> {
+        // No host has an empty name: every home bars.
+        let anywhere = HostId::default();
+        self.bars_start(record, target.unwrap_or(&anywhere))
     }
 
     /// A goodbye or a maintenance bars every start elsewhere, whatever the proof.

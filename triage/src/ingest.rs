@@ -6,7 +6,7 @@ use crate::id::{BootId, HostId, SegmentId, SessionId};
 use crate::incident::Opening;
 use crate::observation::{Closer, Heartbeat, Hello, Observation, Parting};
 use crate::record::{Death, Goodbye, HostRecord, IncidentKind, Mode, Phase, Proof, SegmentRecord};
-use crate::time::{millis, shown};
+use crate::time::{Moment, millis, shown};
 use crate::watch::{Live, Watch};
 use crate::{Triage, standing};
 use std::time::Duration;
@@ -60,6 +60,7 @@ impl Triage {
             }
             Observation::OrderAnswered { host, step, outcome } => self.take_order_answer(&host, step, outcome),
             Observation::OperatorSpoke { token, by, reason, word } => self.take_word(token, &by, &reason, word),
+            Observation::CloudSpoke(news) => self.take_cloud_news(news),
             Observation::RivalMet { .. } => {}
         }
     }
@@ -98,6 +99,7 @@ impl Triage {
                 id: hello.session.clone(),
                 boot: hello.boot.clone(),
                 heard_at: now,
+                booted: Moment(now.0.saturating_sub(millis(hello.uptime))),
                 memory_available_kib: hello.memory_available_kib,
                 held: hello.held,
                 libvirt_answers: hello.inventory.libvirt_answered,

@@ -43,7 +43,8 @@ impl Triage {
             .instances
             .values()
             .map(|shown| shown.xml_hash.clone())
-            .filter(|hash| !hash.is_empty() && self.durable.xmls.get(hash).is_none())
+            // Nova keeps the definitions of its servers; nobody else starts them.
+            .filter(|hash| !self.in_openstack() && !hash.is_empty() && self.durable.xmls.get(hash).is_none())
             .collect();
         let Some(watch) = self.watches.get_mut(host) else { return };
         watch.inventory = Some(Stock { inventory, taken_at: now, confirmed_at: now });
@@ -135,7 +136,7 @@ impl Triage {
     pub(crate) fn is_pending(&self, why: &HomeWhy) -> bool {
         let HomeWhy::Ordered(step) = why else { return false };
         let state = self.durable.steps.get(step).map(|step| &step.state);
-        matches!(state, Some(StepState::Ordered | StepState::Unknown { .. }))
+        matches!(state, Some(StepState::Ordered | StepState::Accepted | StepState::Unknown { .. }))
     }
 
     pub(crate) fn take_xml(&mut self, host: &HostId, hash: String, xml: String) {

@@ -20,7 +20,9 @@
 //! Nothing here does I/O, reads a clock, draws a random number or is async.
 
 mod care;
+mod cloud;
 mod command;
+mod evacuation;
 mod evidence;
 mod explain;
 mod fencing;
@@ -38,6 +40,7 @@ mod rails;
 mod record;
 mod recovery;
 mod returning;
+mod servers;
 mod settings;
 mod standing;
 mod state;
@@ -47,11 +50,13 @@ mod time;
 mod view;
 mod watch;
 
+pub use cloud::{CloudAct, CloudKind, CloudNews, ComputeService, Course, Move, Server, ServiceHold};
 pub use command::{Care, Command, Decision, Note, Order, Refusal, Reply};
 pub use evidence::Doubt;
 pub use id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
 pub use observation::*;
 pub use record::*;
+pub use servers::{Fate, TABLE as SERVER_STATES};
 pub use settings::{Device, Guards, OnHung, Settings};
 pub use standing::Standing;
 pub use time::{Moment, Now, Wall, millis, shown};
@@ -95,6 +100,7 @@ pub struct Triage {
     step_until: BTreeMap<StepId, Moment>,
     shots: Vec<(SegmentId, HostId, Moment)>,
     gather: Option<recovery::Gather>,
+    sight: cloud::Sight,
     doubles: BTreeMap<InstanceId, Moment>,
     restarted: BTreeMap<InstanceId, Moment>,
     /// Instances to be looked at again: fallen, or shown in two places.
@@ -129,6 +135,7 @@ impl Triage {
             step_until: BTreeMap::new(),
             shots: Vec::new(),
             gather: None,
+            sight: cloud::Sight::default(),
             doubles: BTreeMap::new(),
             restarted: BTreeMap::new(),
             look_at: BTreeSet::new(),

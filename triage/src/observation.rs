@@ -1,6 +1,7 @@
 //! Everything the world can tell us, in the past tense. Values only: whoever
 //! saw it has already turned clocks and wire formats into these.
 
+use crate::cloud::CloudNews;
 use crate::id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
 use crate::record::Mode;
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,8 @@ pub enum Observation {
         reason: String,
         word: Word,
     },
+    /// The cloud's control plane told something.
+    CloudSpoke(CloudNews),
     /// Somebody met a decider of this epoch: higher than ours, or ours with another start id.
     RivalMet {
         host: HostId,

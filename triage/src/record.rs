@@ -2,6 +2,7 @@
 //! end. Durable state changes only by [`crate::Triage::apply`] of a committed
 //! change: live, at start and in replay alike.
 
+use crate::cloud::ServiceHold;
 use crate::id::{BootId, HostId, IncidentId, InstanceId, PlaneId, SegmentId, StepId};
 use crate::observation::{Disk, Parting, RunState, StopReason};
 use crate::time::Wall;
@@ -127,6 +128,8 @@ pub struct HostRecord {
     pub warnings: Vec<String>,
     /// Hold of the current boot has ended.
     pub hold_released: bool,
+    /// What we did to its compute service.
+    pub service: ServiceHold,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -213,6 +216,8 @@ pub struct InstanceRecord {
     pub vanished: bool,
     /// An operator answers for it that no host without an inventory has it.
     pub recover_word: Option<String>,
+    /// Its evacuation that Nova may have: until it is settled nothing else is done about it.
+    pub moving: Option<StepId>,
 }
 
 /// One place where an instance may be running.
@@ -385,6 +390,9 @@ pub struct StepRecord {
     pub deadline_ms: u64,
     /// What had to hold when it was ordered.
     pub precondition: String,
+    /// The name under which somebody else works on it: Nova's request id.
+    #[serde(default)]
+    pub handle: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -395,6 +403,29 @@ pub enum StepKind {
     Remove { instance: InstanceId, host: HostId, boot: BootId },
     DestroyIncoming { instance: InstanceId, host: HostId, boot: BootId },
     ReleaseHold { host: HostId, boot: BootId },
+    ForceDown { host: HostId },
+    Disable { host: HostId, reason: String },
+    Evacuate { instance: InstanceId, source: HostId, target: Option<HostId> },
+    Unforce { host: HostId },
+    Enable { host: HostId, reason: String },
+}
+
+impl StepKind {
+    /// The one host that it is about.
+    pub fn host(&self) -> Option<&HostId> {
+        match self {
+            StepKind::FenceOff { host }
+            | StepKind::Remove { host, .. }
+            | StepKind::DestroyIncoming { host, .. }
+            | StepKind::ReleaseHold { host, .. }
+            | StepKind::ForceDown { host }
+            | StepKind::Disable { host, .. }
+            | StepKind::Unforce { host }
+            | StepKind::Enable { host, .. } => Some(host),
+            StepKind::Start { target, .. } => Some(target),
+            StepKind::Evacuate { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for StepKind {
@@ -410,6 +441,14 @@ impl fmt::Display for StepKind {
                 write!(f, "destroy the incoming copy of {instance} on {host}")
             }
             StepKind::ReleaseHold { host, .. } => write!(f, "end the hold of {host}"),
+            StepKind::ForceDown { host } => write!(f, "tell Nova that {host} is down"),
+            StepKind::Disable { host, .. } => write!(f, "disable scheduling to {host}"),
+            StepKind::Evacuate { instance, source, target: None } => write!(f, "evacuate {instance} from {source}"),
+            StepKind::Evacuate { instance, source, target: Some(target) } => {
+                write!(f, "evacuate {instance} from {source} to {target}")
+            }
+            StepKind::Unforce { host } => write!(f, "tell Nova that {host} is no longer down"),
+            StepKind::Enable { host, .. } => write!(f, "enable scheduling to {host}"),
         }
     }
 }
@@ -430,6 +469,8 @@ impl fmt::Display for Proof {
 pub enum StepState {
     /// Committed; it may have left the process.
     Ordered,
+    /// Taken up by somebody who works on it: see the step's handle.
+    Accepted,
     Done {
         detail: String,
     },

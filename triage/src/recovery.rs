@@ -9,6 +9,7 @@
 //! ```
 
 use crate::Triage;
+use crate::cloud::CloudAct;
 use crate::command::{Command, Order};
 use crate::id::{HostId, IncidentId, InstanceId, StepId};
 use crate::observation::{Outcome, ProbeAnswer};
@@ -58,6 +59,9 @@ impl Triage {
         let from = self.work(id).fresh_from;
         if !self.fresh_inventories(from) {
             return;
+        }
+        if self.in_openstack() {
+            return self.review_evacuations(id, &host);
         }
         for instance in self.lost_with(&incident, &host) {
             self.advance(id, &instance);
@@ -120,7 +124,7 @@ impl Triage {
 
     /// Instances that this host's death concerns, the largest first: what is
     /// hardest to place is placed first.
-    fn lost_with(&self, incident: &IncidentRecord, host: &HostId) -> Vec<InstanceId> {
+    pub(crate) fn lost_with(&self, incident: &IncidentRecord, host: &HostId) -> Vec<InstanceId> {
         let mut lost: Vec<&InstanceRecord> = Vec::new();
         let near = self.durable.instances_near(host);
         for record in near.iter().filter_map(|id| self.durable.instances.get(id)) {
@@ -154,7 +158,7 @@ impl Triage {
         }
     }
 
-    fn tell_outcome(
+    pub(crate) fn tell_outcome(
         &mut self,
         id: IncidentId,
         record: &InstanceRecord,
@@ -209,7 +213,7 @@ impl Triage {
     }
 
     /// Modes, the pause and approvals.
-    fn brake(&self, incident: &IncidentRecord, record: &InstanceRecord) -> Option<String> {
+    pub(crate) fn brake(&self, incident: &IncidentRecord, record: &InstanceRecord) -> Option<String> {
         if let Some(reason) = self.durable.site().paused {
             return Some(format!("everything is paused: {reason}"));
         }
@@ -232,7 +236,18 @@ impl Triage {
             incident.kind == IncidentKind::InstanceGone && record.restarts >= self.settings.restarts_max;
         let home = self.home_target(record).filter(|_| !restarts_over);
         let (target, why) = match home {
-            Some(home) => (home.clone(), format!("at home on {home}")),
+            Some(home) => {
+                if let Some(why) = self.service_bars(&home).filter(|_| self.in_openstack()) {
+                    return Err(why);
+                }
+                (home.clone(), format!("at home on {home}"))
+            }
+            None if self.in_openstack() => {
+                return Err(format!(
+                    "it is not started at home again, and Nova moves nothing away from {} while that is up",
+                    record.last_host
+                ));
+            }
             None => {
                 let not = [record.last_host.clone()];
                 let score = self.choose_target(incident.id, record, &not)?;
@@ -245,7 +260,7 @@ impl Triage {
         if self.starts_under_way(&target).len() >= self.settings.starts_per_target {
             return Ok(Next::Outcome(OutcomeState::Planned, Some(target.clone()), format!("next on {target}")));
         }
-        let defined = record.defined_on.contains(&target);
+        let defined = record.defined_on.contains(&target) || self.in_openstack();
         if !defined && self.durable.xmls.get(&record.xml_hash).is_none() {
             return Err("its definition was never received".to_owned());
         }
@@ -291,7 +306,14 @@ impl Triage {
         incident.next_step += 1;
         let what = StepKind::Start { instance: record.id.clone(), target: target.clone(), boot: boot.clone(), define };
         let precondition = "no home but the target is left; fresh inventories of every connected agent".to_owned();
-        self.durable.steps.put(StepRecord { id: step, what, state: StepState::Ordered, deadline_ms, precondition });
+        self.durable.steps.put(StepRecord {
+            id: step,
+            what,
+            state: StepState::Ordered,
+            deadline_ms,
+            precondition,
+            handle: String::new(),
+        });
         record.homes.retain(|host, home| host == target || !self.is_dead(host, &home.boot));
         record.homes.insert(target.clone(), Home { boot, why: HomeWhy::Ordered(step), incoming: false });
         record.moved_to = (record.last_host != *target).then(|| target.clone());
@@ -323,6 +345,11 @@ impl Triage {
         else {
             return;
         };
+        if self.in_openstack() {
+            let deadline = self.settings.start_deadline;
+            self.step_until.insert(step, self.now.at.plus(deadline));
+            return self.act(CloudAct::Restart { step, instance, host: target, deadline });
+        }
         let Some(record) = self.durable.instances.get(&instance) else { return };
         let xml = self.durable.xmls.get(&record.xml_hash).map(|xml| xml.xml.clone()).unwrap_or_default();
         let xml = if define { xml } else { String::new() };
@@ -340,15 +367,8 @@ impl Triage {
 
     pub(crate) fn take_order_answer(&mut self, host: &HostId, step: StepId, outcome: Outcome) {
         let Some(record) = self.durable.steps.get(&step).cloned() else { return };
-        let expected = match &record.what {
-            StepKind::Start { target, .. } => target,
-            StepKind::Remove { host, .. }
-            | StepKind::DestroyIncoming { host, .. }
-            | StepKind::ReleaseHold { host, .. }
-            | StepKind::FenceOff { host } => host,
-        };
         let open = matches!(record.state, StepState::Ordered | StepState::Unknown { .. });
-        if expected != host || !open {
+        if record.what.host() != Some(host) || !open {
             return;
         }
         let state = match outcome {
@@ -381,7 +401,7 @@ impl Triage {
             StepState::Unknown { detail } => {
                 self.log(id, "unknown", format!("{}: nobody knows whether {target} started it: {detail}", record.name));
             }
-            StepState::Ordered => {}
+            StepState::Ordered | StepState::Accepted => {}
         }
     }
 
@@ -413,7 +433,7 @@ impl Triage {
         match &step.state {
             StepState::Done { .. } => self.started(id, record.clone(), &target),
             StepState::Refused { reason } => self.set_outcome(id, &record.id, OutcomeState::Planned, None, reason),
-            StepState::Ordered | StepState::Unknown { .. } => {
+            StepState::Ordered | StepState::Accepted | StepState::Unknown { .. } => {
                 // A process alone may be a start that is about to fail: its agent knows better.
                 let unanswered = matches!(step.state, StepState::Unknown { .. });
                 let seen =
@@ -488,14 +508,21 @@ impl Triage {
         incident.next_step += 1;
         let what = StepKind::DestroyIncoming { instance: instance.clone(), host: host.clone(), boot: boot.clone() };
         let precondition = "its source is proven dead, and the copy has never run".to_owned();
-        self.durable.steps.put(StepRecord { id: step, what, state: StepState::Ordered, deadline_ms, precondition });
+        self.durable.steps.put(StepRecord {
+            id: step,
+            what,
+            state: StepState::Ordered,
+            deadline_ms,
+            precondition,
+            handle: String::new(),
+        });
         let text = format!("an incoming copy on {host} that never ran is destroyed first");
         self.tell_outcome(id, record, OutcomeState::Planned, None, &text);
         self.send_order(step, host, boot, Order::DestroyIncoming { instance });
     }
 
     /// Closes when everything has a final outcome; else says what it waits for.
-    fn conclude(&mut self, id: IncidentId, host: &HostId) {
+    pub(crate) fn conclude(&mut self, id: IncidentId, host: &HostId) {
         let outcomes = self.durable.outcomes_of(id);
         let count = |state: OutcomeState| outcomes.iter().filter(|o| o.state == state).count();
         let (recovered, waiting, skipped) =
@@ -508,7 +535,7 @@ impl Triage {
         if waiting > 0 {
             return self.set_phase(id, Phase::Waiting, "waiting", text);
         }
-        if !self.hold_is_over(host) {
+        if !self.hold_is_over(host) || (self.streams(host) && !self.service_is_back(id, host)) {
             return;
         }
         self.close(id, "recovered", text);

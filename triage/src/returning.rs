@@ -121,6 +121,9 @@ impl Triage {
 
     /// Stopped copies of instances that were started elsewhere for good.
     fn stale_copies(&self, host: &HostId) -> Vec<InstanceId> {
+        if self.in_openstack() {
+            return Vec::new(); // nova-compute removes them when it starts.
+        }
         let stock = self.watches.get(host).and_then(|watch| watch.inventory.as_ref());
         let Some(stock) = stock else { return Vec::new() };
         let moved = |record: &InstanceRecord| {
@@ -156,6 +159,7 @@ impl Triage {
                     state: StepState::Ordered,
                     deadline_ms,
                     precondition,
+                    handle: String::new(),
                 });
                 self.send_order(step, host, boot.clone(), order);
                 true

@@ -1,5 +1,6 @@
 //! The numbers that decide, each with its default and the reason for it.
 
+use crate::cloud::CloudKind;
 use crate::id::{HostId, PlaneId, SegmentId};
 use crate::record::Mode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,10 @@ pub struct Settings {
     pub own_host: Option<HostId>,
     /// Hosts with a fence device, and whether the mapping is vouched for.
     pub devices: BTreeMap<HostId, Device>,
+    /// What runs the instances.
+    pub cloud: CloudKind,
+    /// A request that changes something at the cloud's control plane takes at most this long.
+    pub cloud_deadline: Duration,
     pub guards: Guards,
 }
 
@@ -159,6 +164,8 @@ impl Default for Settings {
             default_mode: Mode::Observe,
             on_hung: BTreeMap::new(),
             protect_all: true,
+            cloud: CloudKind::Libvirt,
+            cloud_deadline: seconds(30),
             planes: BTreeSet::new(),
             references: Vec::new(),
             own_host: None,

@@ -54,6 +54,9 @@ impl Triage {
 
     fn score(&self, incident: IncidentId, record: &InstanceRecord, host: &HostRecord) -> Result<Score, String> {
         self.can_take(host)?;
+        if self.in_openstack() {
+            self.service_takes(&host.id)?;
+        }
         self.reaches_disks(record, &host.id)?;
         if self.refused_by(incident, record, &host.id) {
             return Err("it refused this start".to_owned());
@@ -82,6 +85,19 @@ impl Triage {
             return Err("its libvirt does not answer".to_owned());
         }
         Ok(())
+    }
+
+    /// Nova would place servers there.
+    fn service_takes(&self, host: &HostId) -> Result<(), String> {
+        if let Some(why) = self.service_bars(host) {
+            return Err(why);
+        }
+        match self.service(host) {
+            Some(service) if !service.enabled => {
+                Err(format!("its nova-compute is disabled: {}", service.disabled_reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Memory above the reserve, less what starts under way there will take.

@@ -54,6 +54,8 @@ pub struct Live {
     pub id: SessionId,
     pub boot: BootId,
     pub heard_at: Moment,
+    /// When this boot began, by the host's own uptime.
+    pub booted: Moment,
     pub memory_available_kib: u64,
     pub held: bool,
     pub libvirt_answers: bool,

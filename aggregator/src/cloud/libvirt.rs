@@ -4,7 +4,7 @@ use crate::ports::Cloud;
 use medevac_proto::session as wire;
 use medevac_proto::session::aggregator_frame::Body;
 use medevac_proto::session::command::Order as Wire;
-use medevac_triage::{BootId, Epoch, HostId, Observation, Order, Outcome, SessionId, StepId};
+use medevac_triage::{BootId, CloudAct, CloudNews, Epoch, HostId, Observation, Order, Outcome, SessionId, StepId};
 use std::time::Duration;
 
 /// What carries the orders: the sessions.
@@ -57,6 +57,12 @@ impl Cloud for LibvirtCloud {
             let answer = Observation::OrderAnswered { host: host.clone(), step, outcome: Outcome::NotSent };
             self.carrier.report(answer);
         }
+    }
+
+    /// Plain libvirt has no control plane.
+    fn act(&mut self, act: CloudAct) {
+        let why = format!("{}: this site is configured for plain libvirt", act.name());
+        self.carrier.report(Observation::CloudSpoke(CloudNews::Trouble(why)));
     }
 }
 

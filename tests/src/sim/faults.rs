@@ -50,6 +50,10 @@ pub enum Fault {
     RefuseStart(usize),
     /// The next answer of this host to an order is lost.
     LoseAnswer(usize),
+    /// The control plane answers nothing but errors for so long.
+    BreakNova(Duration),
+    /// The next change at the control plane takes effect, and nobody is told.
+    LoseNovaAnswer,
 }
 
 /// Faults and when they strike.
@@ -77,6 +81,22 @@ impl Schedule {
         let other = (host + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
         let miswired = rng.once_in(5).then_some((host, other));
         Self { miswired, faults }
+    }
+}
+
+impl Schedule {
+    /// The same, and what a control plane does of its own.
+    pub fn with_nova(mut self, rng: &mut Rng, within: Duration) -> Self {
+        for _ in 0..rng.below(6) {
+            let at = Duration::from_millis(20_000 + rng.below(within.as_millis() as u64));
+            let fault = match rng.below(3) {
+                0 => Fault::BreakNova(Duration::from_millis(rng.between(500, 60_000))),
+                _ => Fault::LoseNovaAnswer,
+            };
+            self.faults.push((at, fault));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+        self
     }
 }
 

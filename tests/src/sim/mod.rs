@@ -44,8 +44,12 @@ pub fn run_seed_with(seed: u64, options: Options) -> Result<Summary, String> {
     let mut rng = Rng::new(seed);
     let hosts = 3 + rng.below(3) as usize;
     let guests = 2 + rng.below(7) as usize;
+    let openstack = options.openstack;
     let mut world = World::new(rng.next(), hosts, guests, options);
-    let schedule = Schedule::draw(&mut rng, hosts, guests, FAULTY_FOR);
+    let mut schedule = Schedule::draw(&mut rng, hosts, guests, FAULTY_FOR);
+    if openstack {
+        schedule = schedule.with_nova(&mut rng, FAULTY_FOR);
+    }
     if let Some((host, other)) = schedule.miswired {
         world.miswire(host, other);
     }

@@ -3,8 +3,8 @@
 
 use medevac_aggregator::ports::{Agents, Clock, Cloud, Fencer, Lease, Looker, Replies, Store, StoreError};
 use medevac_triage::{
-    BootId, Care, Change, Command, Epoch, HostId, Key, Moment, Now, Order, PlaneId, Record, Reply, SessionId, StepId,
-    Wall,
+    BootId, Care, Change, CloudAct, Command, Epoch, HostId, Key, Moment, Now, Order, PlaneId, Record, Reply, SessionId,
+    StepId, Wall,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -145,6 +145,10 @@ impl Cloud for Shared {
     ) {
         let (host, session, boot) = (host.clone(), session.clone(), boot.clone());
         self.leave(Command::Order { step, host, session, boot, deadline, order });
+    }
+
+    fn act(&mut self, act: CloudAct) {
+        self.leave(Command::Cloud(act));
     }
 }
 

@@ -7,15 +7,17 @@ mod checks;
 mod faults;
 mod guests;
 mod network;
+mod nova;
 mod power;
 
 use super::ports::Shared;
 use super::{Fault, Rng, Summary};
 use medevac_aggregator::engine::{Engine, Input, Ports};
 use medevac_triage::{
-    BootId, Closer, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards, Heartbeat, Hello, HostId, InstanceId,
-    Inventory, Mode, Observation, Order, Outcome, Parting, Phase, PlaneId, Power, ProbeAnswer, ProbeReport,
-    ProbeResult, ProbeTarget, Record, RunState, SessionId, Settings, Shown, StepId, StopReason, Vantage, Word,
+    BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards, Heartbeat, Hello,
+    HostId, InstanceId, Inventory, Mode, Observation, Order, Outcome, Parting, Phase, PlaneId, Power, ProbeAnswer,
+    ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SessionId, Settings, Shown, StepId, StopReason, Vantage,
+    Word,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -39,11 +41,21 @@ pub struct Options {
     pub planes: Option<BTreeSet<PlaneId>>,
     /// An operator vouches for the wiring of every power controller.
     pub pinned: bool,
+    /// The guests are servers of Nova.
+    pub openstack: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mode: Mode::Act, guards: Guards::default(), settings: None, calm: false, planes: None, pinned: false }
+        Self {
+            mode: Mode::Act,
+            guards: Guards::default(),
+            settings: None,
+            calm: false,
+            planes: None,
+            pinned: false,
+            openstack: false,
+        }
     }
 }
 
@@ -121,6 +133,10 @@ enum Event {
     Started { host: usize, boot: u32, start: u64, step: StepId, guest: usize },
     Look,
     Operate,
+    NovaReports,
+    NovaClearsUp(usize, u32),
+    NovaAnswers { start: u64, act: CloudAct },
+    NovaMoves { at: usize, to: Option<usize>, tries: u32 },
 }
 
 struct Entry(u64, u64, Event);
@@ -164,6 +180,7 @@ pub struct World {
     operating: bool,
     beyond_evidence: bool,
     summary: Summary,
+    nova: Option<nova::Nova>,
 }
 
 impl World {
@@ -171,6 +188,9 @@ impl World {
         let mut settings = options.settings.unwrap_or_default();
         settings.guards = options.guards;
         settings.default_mode = options.mode;
+        if options.openstack {
+            settings.cloud = CloudKind::Openstack;
+        }
         let all = || PLANES.iter().map(|plane| PlaneId::from(*plane)).collect();
         settings.planes = options.planes.unwrap_or_else(all);
         for host in 0..hosts {
@@ -199,6 +219,7 @@ impl World {
             operating: false,
             beyond_evidence: false,
             summary: Summary::default(),
+            nova: None,
         };
         for guest in 0..guests {
             let home = guest % hosts;
@@ -207,6 +228,9 @@ impl World {
         }
         for host in 0..hosts {
             world.boot(host);
+        }
+        if options.openstack {
+            world.found_nova();
         }
         world.at(0, Event::StartAggregator);
         world.at(0, Event::Look);
@@ -273,6 +297,10 @@ impl World {
             Event::Started { host, boot, start, step, guest } => self.started(host, boot, start, step, guest),
             Event::Look => self.look(),
             Event::Operate => self.operate(),
+            Event::NovaReports => self.nova_reports(),
+            Event::NovaClearsUp(host, boot) => self.nova_clears_up(host, boot),
+            Event::NovaAnswers { start, act } => self.nova_answers(start, act),
+            Event::NovaMoves { at, to, tries } => self.nova_moves(at, to, tries),
         }
     }
 

@@ -171,6 +171,7 @@ impl World {
                     self.at(soon, Event::Arrive { host: at, boot, start, command });
                 }
             }
+            Command::Cloud(act) => self.nova_asked(start, act),
             Command::CloseSession { host, session, .. } => {
                 let at = lookup(&host);
                 if self.hosts[at].session.as_ref() == Some(&session) {

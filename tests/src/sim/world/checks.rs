@@ -33,6 +33,9 @@ impl World {
                 _ => {}
             }
         }
+        if let Some(missing) = self.nova_misses() {
+            return Some(missing);
+        }
         self.shared.lock().records.values().find_map(|record| match record {
             Record::Incident(incident) if !incident.phase.closed() => {
                 Some(format!("{} is open: {:?}", incident.id, incident.phase))

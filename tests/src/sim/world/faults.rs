@@ -64,6 +64,8 @@ impl World {
             Fault::BmcSlow(host) => self.break_bmc(host, Bmc::Slow),
             Fault::BmcWell(host) => self.repair_bmc(host),
             Fault::RefuseStart(host) => self.hosts[host].refuse_next = true,
+            Fault::BreakNova(time) => self.break_nova(time.as_millis() as u64),
+            Fault::LoseNovaAnswer => self.lose_nova_answer(),
             Fault::LoseAnswer(host) => self.hosts[host].lose_answer = true,
         }
     }
@@ -139,6 +141,7 @@ impl World {
             state.commands_left = None;
             state.lose_commit = None;
         }
+        self.break_nova(0);
         self.operating = true;
         self.at(10_000, Event::Operate);
     }

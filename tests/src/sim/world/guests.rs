@@ -56,6 +56,7 @@ impl World {
             self.hosts[to.0].incoming.remove(&guest);
             self.hosts[to.0].defined.insert(guest);
             self.run_guest(to.0, guest);
+            self.nova_migrated(guest, to.0);
             self.send_inventory(to.0, None);
         } else if target_lives && self.rng.once_in(2) {
             // Its source is gone: the waiting copy mostly ends by itself.
@@ -83,6 +84,7 @@ impl World {
             self.guests[guest].wanted = None;
         }
         self.say(format!("vm{} ends on hv{}: {reason:?}", guest + 1, host + 1));
+        self.nova_hears_of_end(guest, reason);
         let instance = guest_id(guest);
         if self.hosts[host].agent {
             self.fact(host, Fact::InstanceGone { instance: instance.clone(), pid, pid_start: pid as u64 });

@@ -1,0 +1,404 @@
+//! A control plane as real Nova is: it takes a second evacuation of a server
+//! and breaks it, it believes a dead host up for a minute, and what it answers
+//! may be late, lost, or an error.
+
+use super::*;
+use medevac_triage::{CloudAct, CloudNews, ComputeService, Course, Move, Server};
+
+/// nova-compute reports so often, and is believed up for so long.
+const REPORT_EVERY: u64 = 10_000;
+const BELIEVED_UP: u64 = 60_000;
+/// A restarted nova-compute has removed what was evacuated from it after this.
+const CLEARS_UP_AFTER: u64 = 3_700;
+
+#[derive(Debug, Default)]
+pub(super) struct Nova {
+    services: Vec<Service>,
+    servers: Vec<Placed>,
+    moves: Vec<Migration>,
+    /// Answers nothing but errors until then.
+    down_until: u64,
+    /// The answer to the next request that changes something is lost.
+    lose_next: bool,
+    requests: u32,
+}
+
+#[derive(Debug, Default)]
+struct Service {
+    forced_down: bool,
+    disabled: String,
+    reported: u64,
+    /// nova-compute runs, in this boot of the host, since then.
+    running: Option<(u32, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Placed {
+    host: usize,
+    active: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Stage {
+    Moving,
+    Done(usize),
+    /// As done, and the source's nova-compute has cleared up.
+    Completed(usize),
+    Failed(String),
+}
+
+#[derive(Debug)]
+struct Migration {
+    guest: usize,
+    source: usize,
+    request: String,
+    stage: Stage,
+}
+
+fn number(name: &str, prefix: &str) -> usize {
+    name.trim_start_matches(prefix).parse().unwrap_or(0)
+}
+
+impl World {
+    /// The site is Nova's from now on: servers where they run, nothing starts by itself.
+    pub(super) fn found_nova(&mut self) {
+        let guests = self.guests.len();
+        let on = |guest| (0..self.hosts.len()).find(|host| self.hosts[*host].guests.contains_key(&guest)).unwrap_or(0);
+        let servers = (0..guests).map(|guest| Placed { host: on(guest), active: true }).collect();
+        let services = self.hosts.iter().map(|_| Service::default()).collect();
+        self.nova = Some(Nova { services, servers, ..Nova::default() });
+        self.hosts.iter_mut().for_each(|host| host.autostart.clear());
+        self.at(1, Event::NovaReports);
+    }
+
+    fn compute_runs(&self, host: usize) -> bool {
+        let h = &self.hosts[host];
+        h.up && !h.frozen && !h.held
+    }
+
+    /// Every nova-compute reports; the adapter reads the services.
+    pub(super) fn nova_reports(&mut self) {
+        self.at(REPORT_EVERY, Event::NovaReports);
+        for host in 0..self.hosts.len() {
+            let runs = self.compute_runs(host) && self.path(Some(host), None, 0);
+            let (boot, now) = (self.hosts[host].boots, self.now);
+            let Some(nova) = self.nova.as_mut() else { return };
+            let service = &mut nova.services[host];
+            if !runs {
+                service.running = service.running.filter(|_| self.hosts[host].up && !self.hosts[host].held);
+                continue;
+            }
+            service.reported = now;
+            if service.running.map(|(known, _)| known) != Some(boot) {
+                service.running = Some((boot, now));
+                self.at(CLEARS_UP_AFTER, Event::NovaClearsUp(host, boot));
+            }
+        }
+        let start = self.shared.lock().epoch;
+        let news = match self.nova_services() {
+            Some(services) => CloudNews::Services(services),
+            None => CloudNews::Trouble("simulated: 503".to_owned()),
+        };
+        if matches!(news, CloudNews::Services(_)) {
+            self.tell(start, Observation::CloudSpoke(CloudNews::Trouble(String::new())));
+        }
+        self.tell(start, Observation::CloudSpoke(news));
+    }
+
+    fn nova_services(&self) -> Option<Vec<ComputeService>> {
+        let nova = self.nova.as_ref().filter(|nova| nova.down_until <= self.now)?;
+        let shown = |(host, service): (usize, &Service)| ComputeService {
+            host: id(host),
+            zone: "nova".to_owned(),
+            up: self.believed_up(host),
+            enabled: service.disabled.is_empty(),
+            disabled_reason: service.disabled.clone(),
+            forced_down: service.forced_down,
+            report_age: Duration::from_millis(self.now - service.reported),
+        };
+        Some(nova.services.iter().enumerate().map(shown).collect())
+    }
+
+    fn believed_up(&self, host: usize) -> bool {
+        let service = self.nova.as_ref().map(|nova| &nova.services[host]);
+        service.is_some_and(|service| !service.forced_down && self.now - service.reported < BELIEVED_UP)
+    }
+
+    /// A nova-compute that has started removes what was evacuated from its host,
+    /// and tells of servers that no longer run there.
+    pub(super) fn nova_clears_up(&mut self, host: usize, boot: u32) {
+        if !self.compute_runs(host) || self.hosts[host].boots != boot {
+            return;
+        }
+        let running: BTreeSet<usize> = self.hosts[host].guests.keys().copied().collect();
+        let Some(nova) = self.nova.as_mut() else { return };
+        let mut gone = Vec::new();
+        for migration in nova.moves.iter_mut().filter(|migration| migration.source == host) {
+            if let Stage::Done(to) = migration.stage {
+                migration.stage = Stage::Completed(to);
+                gone.push(migration.guest);
+            }
+        }
+        for (guest, placed) in nova.servers.iter_mut().enumerate().filter(|(_, placed)| placed.host == host) {
+            placed.active &= running.contains(&guest);
+        }
+        for guest in gone {
+            self.hosts[host].defined.remove(&guest);
+            if self.hosts[host].guests.remove(&guest).is_some() {
+                self.say(format!("nova-compute on hv{} destroys its stale copy of vm{}", host + 1, guest + 1));
+            }
+        }
+        self.send_inventory(host, None);
+    }
+
+    pub(super) fn nova_asked(&mut self, start: u64, act: CloudAct) {
+        let takes = self.rng.between(5, 80);
+        if act.changes() {
+            self.say(format!("Nova is asked: {act:?}"));
+        }
+        self.at(takes, Event::NovaAnswers { start, act });
+    }
+
+    pub(super) fn nova_answers(&mut self, start: u64, act: CloudAct) {
+        let down = self.nova.as_ref().is_none_or(|nova| nova.down_until > self.now);
+        let error = "simulated: 503".to_owned();
+        let news = match act {
+            CloudAct::ListServers { host, ask } => {
+                let servers = if down { Err(error) } else { Ok(self.servers_on(number(host.as_str(), "hv") - 1)) };
+                CloudNews::Servers { host, ask, servers }
+            }
+            CloudAct::FindServer { instance, ask } => {
+                let guest = number(instance.as_str(), "guest-");
+                let server = if down { Err(error) } else { Ok(Some(self.server(guest))) };
+                CloudNews::Found { instance, ask, server }
+            }
+            CloudAct::Follow { source, ask, moves } => {
+                let course = |of: &Move| match down {
+                    true => (of.step, Course::Unknown { detail: error.clone() }),
+                    false => (of.step, self.course(of)),
+                };
+                CloudNews::Followed { source, ask, courses: moves.iter().map(course).collect() }
+            }
+            CloudAct::ForceDown { step, host } => self.service_act(step, &host, down, |_, service| {
+                service.forced_down = true;
+                Ok(())
+            }),
+            CloudAct::Disable { step, host, reason } => self.service_act(step, &host, down, |_, service| {
+                service.disabled = reason;
+                Ok(())
+            }),
+            CloudAct::Enable { step, host, .. } => self.service_act(step, &host, down, |_, service| {
+                service.disabled.clear();
+                Ok(())
+            }),
+            CloudAct::Unforce { step, host } => self.service_act(step, &host, down, |clear, service| {
+                if clear {
+                    service.forced_down = false;
+                    Ok(())
+                } else {
+                    Err("not-yet")
+                }
+            }),
+            CloudAct::Evacuate { step, instance, source, target, .. } => {
+                let guest = number(instance.as_str(), "guest-");
+                let outcome = match down {
+                    true => Outcome::Unknown { detail: error },
+                    false => self.evacuate(guest, number(source.as_str(), "hv") - 1, target),
+                };
+                CloudNews::Answered { step, outcome: self.perhaps_lost(outcome) }
+            }
+            CloudAct::Restart { step, instance, host, .. } => {
+                let (guest, host) = (number(instance.as_str(), "guest-"), number(host.as_str(), "hv") - 1);
+                let outcome = if down { Outcome::NotSent } else { self.restart_server(guest, host) };
+                CloudNews::Answered { step, outcome }
+            }
+        };
+        self.tell(start, Observation::CloudSpoke(news));
+    }
+
+    /// The request had its effect, and nobody is told.
+    fn perhaps_lost(&mut self, outcome: Outcome) -> Outcome {
+        match self.nova.as_mut().map(|nova| std::mem::take(&mut nova.lose_next)) {
+            Some(true) => Outcome::Unknown { detail: "simulated: the connection was cut".to_owned() },
+            _ => outcome,
+        }
+    }
+
+    fn service_act(
+        &mut self,
+        step: StepId,
+        host: &HostId,
+        down: bool,
+        act: impl FnOnce(bool, &mut Service) -> Result<(), &'static str>,
+    ) -> CloudNews {
+        let host = number(host.as_str(), "hv") - 1;
+        let outcome = match self.nova.as_mut().filter(|_| !down) {
+            None => Outcome::Unknown { detail: "simulated: 503".to_owned() },
+            Some(nova) => {
+                let left =
+                    nova.moves.iter().any(|m| m.source == host && matches!(m.stage, Stage::Moving | Stage::Done(_)));
+                match act(!left, &mut nova.services[host]) {
+                    Ok(()) => Outcome::Done { detail: String::new() },
+                    Err(reason) => Outcome::Refused { reason: reason.to_owned(), detail: "simulated".to_owned() },
+                }
+            }
+        };
+        CloudNews::Answered { step, outcome: self.perhaps_lost(outcome) }
+    }
+
+    fn servers_on(&self, host: usize) -> Vec<Server> {
+        let placed = |guest: &usize| self.nova.as_ref().is_some_and(|nova| nova.servers[*guest].host == host);
+        (0..self.guests.len()).filter(placed).map(|guest| self.server(guest)).collect()
+    }
+
+    fn server(&self, guest: usize) -> Server {
+        let placed = self.nova.as_ref().map(|nova| (nova.servers[guest].host, nova.servers[guest].active));
+        let (host, active) = placed.unwrap_or_default();
+        Server {
+            id: guest_id(guest),
+            name: format!("vm{}", guest + 1),
+            host: id(host),
+            vm_state: if active { "active" } else { "stopped" }.to_owned(),
+            memory_kib: 1 << 20,
+            ..Server::default()
+        }
+    }
+
+    fn course(&self, of: &Move) -> Course {
+        let guest = number(of.instance.as_str(), "guest-");
+        let Some(nova) = &self.nova else { return Course::Unseen };
+        let ours = |migration: &&Migration| match of.request.is_empty() {
+            true => migration.guest == guest && !of.others.contains(&migration.request),
+            false => migration.request == of.request,
+        };
+        match nova.moves.iter().rev().find(ours).map(|migration| (&migration.stage, migration.request.clone())) {
+            None => Course::Unseen,
+            Some((Stage::Moving, request)) => Course::UnderWay { request },
+            Some((Stage::Done(host) | Stage::Completed(host), request)) => Course::Done { request, host: id(*host) },
+            Some((Stage::Failed(why), request)) => Course::Failed { request, why: why.clone() },
+        }
+    }
+
+    /// As Nova does it: no guard against a second one.
+    fn evacuate(&mut self, guest: usize, source: usize, target: Option<HostId>) -> Outcome {
+        let refused = |reason: &str| Outcome::Refused { reason: reason.to_owned(), detail: "simulated".to_owned() };
+        if self.believed_up(source) {
+            return refused("still-in-use");
+        }
+        let Some(nova) = self.nova.as_mut() else { return Outcome::NotSent };
+        if nova.servers[guest].host != source {
+            return refused("moved");
+        }
+        if nova.moves.iter().any(|migration| migration.guest == guest && migration.stage == Stage::Moving) {
+            self.violate(format!("a second evacuation of vm{} was asked for while one was under way", guest + 1));
+            return refused("broken");
+        }
+        nova.requests += 1;
+        let request = format!("req-{}", nova.requests);
+        nova.moves.push(Migration { guest, source, request: request.clone(), stage: Stage::Moving });
+        let at = nova.moves.len() - 1;
+        let fits = |host: &usize| *host != source && self.nova_takes(*host);
+        let chosen: Vec<usize> = match target {
+            Some(target) => vec![number(target.as_str(), "hv") - 1].into_iter().filter(fits).collect(),
+            None => (0..self.hosts.len()).filter(fits).collect(),
+        };
+        let to = (!chosen.is_empty()).then(|| chosen[self.rng.below(chosen.len() as u64) as usize]);
+        let takes = self.rng.between(300, 6_000);
+        self.at(takes, Event::NovaMoves { at, to, tries: 0 });
+        Outcome::Done { detail: request }
+    }
+
+    fn nova_takes(&self, host: usize) -> bool {
+        self.believed_up(host) && self.nova.as_ref().is_some_and(|nova| nova.services[host].disabled.is_empty())
+    }
+
+    pub(super) fn nova_moves(&mut self, at: usize, to: Option<usize>, tries: u32) {
+        let Some(nova) = self.nova.as_mut() else { return };
+        let guest = nova.moves[at].guest;
+        let Some(to) = to else {
+            nova.moves[at].stage = Stage::Failed("No valid host was found".to_owned());
+            return;
+        };
+        if !self.compute_runs(to) {
+            if tries < 60 {
+                return self.at(1_000, Event::NovaMoves { at, to: Some(to), tries: tries + 1 });
+            }
+            if let Some(nova) = self.nova.as_mut() {
+                nova.moves[at].stage = Stage::Failed("its new host does not answer".to_owned());
+            }
+            return;
+        }
+        let Some(nova) = self.nova.as_mut() else { return };
+        nova.moves[at].stage = Stage::Done(to);
+        nova.servers[guest].host = to;
+        let active = nova.servers[guest].active;
+        self.hosts[to].defined.insert(guest);
+        if active {
+            self.run_guest(to, guest);
+            self.summary.started += 1;
+        }
+        self.send_inventory(to, None);
+    }
+
+    fn restart_server(&mut self, guest: usize, host: usize) -> Outcome {
+        let placed = self.nova.as_ref().map(|nova| nova.servers[guest].host);
+        if placed != Some(host) {
+            return Outcome::Refused { reason: "moved".to_owned(), detail: "simulated".to_owned() };
+        }
+        if !self.compute_runs(host) {
+            return Outcome::Unknown { detail: "simulated: nova-compute does not answer".to_owned() };
+        }
+        if !self.hosts[host].guests.contains_key(&guest) {
+            self.run_guest(host, guest);
+            self.summary.started += 1;
+        }
+        if let Some(nova) = self.nova.as_mut() {
+            nova.servers[guest].active = true;
+        }
+        self.send_inventory(host, None);
+        Outcome::Done { detail: "active".to_owned() }
+    }
+
+    pub(super) fn break_nova(&mut self, millis: u64) {
+        let until = self.now + millis;
+        if let Some(nova) = self.nova.as_mut() {
+            nova.down_until = until;
+        }
+    }
+
+    pub(super) fn lose_nova_answer(&mut self) {
+        if let Some(nova) = self.nova.as_mut() {
+            nova.lose_next = true;
+        }
+    }
+
+    /// A server that its user has stopped is stopped for Nova, too.
+    pub(super) fn nova_hears_of_end(&mut self, guest: usize, reason: StopReason) {
+        if let Some(nova) = self.nova.as_mut() {
+            nova.servers[guest].active &= reason != StopReason::GuestShutdown;
+        }
+    }
+
+    pub(super) fn nova_migrated(&mut self, guest: usize, to: usize) {
+        if let Some(nova) = self.nova.as_mut() {
+            nova.servers[guest].host = to;
+        }
+    }
+
+    /// What keeps Nova from being whole again.
+    pub(super) fn nova_misses(&self) -> Option<String> {
+        let nova = self.nova.as_ref()?;
+        for (host, service) in nova.services.iter().enumerate() {
+            if service.forced_down || !service.disabled.is_empty() {
+                return Some(format!("hv{} is still forced down or disabled", host + 1));
+            }
+        }
+        for (guest, placed) in nova.servers.iter().enumerate() {
+            let runs = (0..self.hosts.len()).find(|host| self.hosts[*host].guests.contains_key(&guest));
+            if runs.is_some_and(|host| host != placed.host) {
+                return Some(format!("vm{} does not run where Nova places it", guest + 1));
+            }
+        }
+        None
+    }
+}
