@@ -10,6 +10,7 @@
 use crate::cli::TestArgs;
 use crate::clock::BootClock;
 use crate::cloud::libvirt::{Carrier, LibvirtCloud};
+use crate::cloud::openstack::{Names, OpenstackCloud};
 use crate::config::Config;
 use crate::engine::{Engine, Input, Ports};
 use crate::fence::AgentFencer;
@@ -22,8 +23,9 @@ use crate::listen::{self, TlsError};
 use crate::look::{OwnEyes, Sight};
 use crate::ports::{ProbeKeys, Store, StoreError};
 use crate::store::sqlite::{OpenError, Opened, Opening, SqliteStore};
+use medevac_openstack::Nova;
 use medevac_proto::session::aggregator_frame::Body;
-use medevac_triage::{Observation, Record, SessionId};
+use medevac_triage::{CloudKind, Observation, Record, SessionId};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,6 +75,10 @@ pub enum RunError {
     Listener(String),
     #[error("{0}: no such guard")]
     Guard(String),
+    #[error("the credentials for OpenStack: {0}")]
+    Credentials(#[from] medevac_openstack::CredentialsProblem),
+    #[error("TLS to OpenStack: {0}")]
+    OpenstackTls(#[from] medevac_openstack::TlsProblem),
 }
 
 fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> RunError {
@@ -166,7 +172,7 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let registry = Registry::new(shared, &opened.secret, inbox.clone(), runtime.clone());
     remember(&mut store, &registry)?;
     let desk = Arc::new(Desk::default());
-    let ports = ports(config, store, &opened, &registry, &inbox, &desk);
+    let ports = ports(config, store, &opened, &registry, &inbox, &desk)?;
     let engine = Engine::start(config.settings.clone(), ports)?;
     let listener = TcpListener::bind(config.listen).await.map_err(io(format!("listen {}", config.listen)))?;
     let address = listener.local_addr().map_err(io("listen"))?;
@@ -198,9 +204,8 @@ fn ports(
     registry: &Arc<Registry>,
     inbox: &Inbox,
     desk: &Arc<Desk>,
-) -> Ports {
+) -> Result<Ports, RunError> {
     let runtime = tokio::runtime::Handle::current();
-    let carrier = Box::new(SessionCarrier(Arc::clone(registry)));
     let earlier = opened.earlier_fence_deadline;
     let fencer = AgentFencer::new(config.fences.clone(), earlier, inbox.clone(), runtime.clone());
     let shared = &registry.shared;
@@ -211,16 +216,34 @@ fn ports(
     };
     let keys: Arc<dyn ProbeKeys> = Arc::<Registry>::clone(registry);
     let looker = OwnEyes::new(keys, sight, inbox.clone(), runtime);
-    Ports {
+    Ok(Ports {
         clock: Box::new(BootClock),
         store: Box::new(store),
         lease: Box::new(SoloLease::new(opened.epoch.clone())),
         agents: Box::new(SessionAgents(Arc::clone(registry))),
-        cloud: Box::new(LibvirtCloud::new(carrier, opened.site.clone(), opened.epoch.clone())),
+        cloud: cloud(config, opened, registry, inbox)?,
         fencer: Box::new(fencer),
         looker: Box::new(looker),
         replies: Box::new(DeskReplies(Arc::clone(desk))),
+    })
+}
+
+/// What runs the instances.
+fn cloud(
+    config: &Config,
+    opened: &Opened,
+    registry: &Arc<Registry>,
+    inbox: &Inbox,
+) -> Result<Box<dyn crate::ports::Cloud>, RunError> {
+    let carrier = Box::new(SessionCarrier(Arc::clone(registry)));
+    let agents = LibvirtCloud::new(carrier, opened.site.clone(), opened.epoch.clone());
+    if config.settings.cloud == CloudKind::Libvirt {
+        return Ok(Box::new(agents));
     }
+    let nova = Nova::new(config.openstack.credentials()?)?;
+    let names = Names::new(config.openstack.hosts.clone());
+    let runtime = tokio::runtime::Handle::current();
+    Ok(Box::new(OpenstackCloud::new(agents, nova, names, inbox.clone(), runtime)))
 }
 
 /// The cloud's orders travel over the agents' sessions.

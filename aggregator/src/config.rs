@@ -7,8 +7,9 @@
 use crate::fence::subprocess::{AGENTS, Device, password};
 use crate::listen::TlsFiles;
 use crate::peer::valid_name;
+use medevac_openstack::{Credentials, CredentialsProblem};
 use medevac_settings::{Problems, Reader};
-use medevac_triage::{HostId, Mode, OnHung, PlaneId, SegmentId, Settings};
+use medevac_triage::{CloudKind, HostId, Mode, OnHung, PlaneId, SegmentId, Settings};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -33,9 +34,33 @@ pub struct Config {
     pub banner_ports: Vec<u16>,
     pub responder_port: u16,
     pub fences: BTreeMap<HostId, Vec<Device>>,
+    pub openstack: Openstack,
     pub settings: Settings,
     /// What is no fault of the file, but will be one of the site.
     pub warnings: Vec<String>,
+}
+
+/// Where OpenStack is, and who we are there: read as every OpenStack tool reads it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Openstack {
+    /// `None`: where every OpenStack tool looks, or the OS_* variables.
+    pub clouds_file: Option<PathBuf>,
+    /// `None`: OS_CLOUD, or the only one.
+    pub cloud: Option<String>,
+    /// Hosts whose nova-compute has another name than their agent.
+    pub hosts: BTreeMap<HostId, String>,
+}
+
+impl Openstack {
+    /// # Errors
+    /// Every reason by name, with what to do.
+    pub fn credentials(&self) -> Result<Credentials, CredentialsProblem> {
+        let named = self.clouds_file.is_some() || self.cloud.is_some();
+        match named || std::env::var_os("OS_AUTH_URL").is_none() {
+            true => Credentials::from_clouds_yaml(self.clouds_file.as_deref(), self.cloud.as_deref(), false),
+            false => Credentials::from_env(false),
+        }
+    }
 }
 
 /// Why there is no configuration.
@@ -78,6 +103,7 @@ impl Config {
         scope(r, &mut settings);
         segments(r, &mut settings);
         let fences = fences(r, &mut settings, &mut warnings);
+        let openstack = openstack(r);
         let config = Self {
             listen,
             socket: r.path("socket", Some("/run/medevac/aggregator.sock")),
@@ -87,6 +113,7 @@ impl Config {
             banner_ports,
             responder_port,
             fences,
+            openstack,
             settings,
             warnings,
         };
@@ -137,7 +164,7 @@ fn timing(r: &mut Reader, s: &mut Settings) {
     let seconds = Duration::from_secs;
     let hour = seconds(3600);
     let day = hour * 24;
-    let keys: [(&str, &mut Duration, Duration, Duration); 18] = [
+    let keys: [(&str, &mut Duration, Duration, Duration); 19] = [
         ("suspect_after", &mut s.suspect_after, ms(1100), seconds(60)),
         ("fence_grace", &mut s.fence_grace, seconds(2), hour),
         ("fence_grace_long", &mut s.fence_grace_long, seconds(2), hour),
@@ -152,6 +179,7 @@ fn timing(r: &mut Reader, s: &mut Settings) {
         ("fence_retry_first", &mut s.fence_retry_first, seconds(1), hour),
         ("fence_retry_max", &mut s.fence_retry_max, seconds(1), hour),
         ("start_deadline", &mut s.start_deadline, seconds(5), hour),
+        ("cloud_deadline", &mut s.cloud_deadline, seconds(5), hour),
         ("inventory_deadline", &mut s.inventory_deadline, ms(2500), seconds(60)),
         ("restart_backoff", &mut s.restart_backoff, seconds(1), hour),
         ("agents_down_after", &mut s.agents_down_after, seconds(1), day),
@@ -176,7 +204,9 @@ fn ordered(r: &mut Reader, less: (&str, Duration), more: (&str, Duration)) {
 
 /// What is looked after, and by what it is told.
 fn scope(r: &mut Reader, s: &mut Settings) {
-    r.choice("cloud", "libvirt", &["libvirt"]);
+    if r.choice("cloud", "libvirt", &["libvirt", "openstack"]) == "openstack" {
+        s.cloud = CloudKind::Openstack;
+    }
     s.protect_all = r.choice("protect", "all", &["all", "marked"]) == "all";
     let own = r.string("host_running_me", Some(""));
     if !own.is_empty() && !valid_name(&own) {
@@ -198,6 +228,27 @@ fn scope(r: &mut Reader, s: &mut Settings) {
     s.starts_per_target = usize::try_from(r.u64("recovery.starts_per_target", 4, 1..=64)).unwrap_or(4);
     s.memory_reserve_kib = r.u64("recovery.memory_reserve_mib", 512, 0..=1_048_576) * 1024;
     s.restarts_max = u32::try_from(r.u64("recovery.restarts_max", u64::from(s.restarts_max), 0..=100)).unwrap_or(3);
+}
+
+fn openstack(r: &mut Reader) -> Openstack {
+    let mut hosts: BTreeMap<HostId, String> = BTreeMap::new();
+    for (host, nova) in r.string_map("openstack.hosts") {
+        if !valid_name(&host) {
+            r.problem(&format!("openstack.hosts.{host}"), &nova, "must be the name of a host, as in its certificate");
+        }
+        if let Some((other, _)) = hosts.iter().find(|(_, known)| **known == nova) {
+            let message = format!("is the nova-compute of {other}, too: evacuating one would move the other's servers");
+            r.problem(&format!("openstack.hosts.{host}"), &nova, &message);
+        }
+        hosts.insert(HostId(host), nova);
+    }
+    let file = r.string("openstack.clouds_file", Some(""));
+    let cloud = r.string("openstack.cloud", Some(""));
+    Openstack {
+        clouds_file: Some(file).filter(|file| !file.is_empty()).map(PathBuf::from),
+        cloud: Some(cloud).filter(|cloud| !cloud.is_empty()),
+        hosts,
+    }
 }
 
 fn segments(r: &mut Reader, s: &mut Settings) {

@@ -1,3 +1,4 @@
 //! Where instances are started and removed.
 
 pub mod libvirt;
+pub mod openstack;

@@ -1,0 +1,118 @@
+//! How far evacuations have come: one list of migrations for all of a host,
+//! and more questions only about those that it says are over.
+//!
+//! ```text
+//!   migration (newest of the server): done    -> the server's own state -> Done
+//!                                     failed  -> the action's own words -> Failed
+//!                                     else    -> UnderWay
+//!   no request known: the action that is none of the others'           -> as above, or Unseen
+//! ```
+
+use super::Shared;
+use medevac_openstack::{Answer, Failure, Kind, Migration, MigrationFilter, traces};
+use medevac_triage::{Course, HostId, Move, StepId};
+use tokio::time::Instant;
+
+/// A migration that Nova has given up.
+const FAILED: [&str; 3] = ["failed", "error", "cancelled"];
+/// A migration at whose end the server is elsewhere.
+const DONE: [&str; 2] = ["done", "completed"];
+/// What an action says of itself when it failed.
+const ERROR: &str = "Error";
+
+fn unknown(failure: &impl std::fmt::Display) -> Course {
+    Course::Unknown { detail: failure.to_string() }
+}
+
+impl Shared {
+    pub(super) async fn courses(&self, source: &HostId, moves: Vec<Move>, until: Instant) -> Vec<(StepId, Course)> {
+        let filter = MigrationFilter::evacuations_from(self.names.nova(source));
+        let migrations = match self.nova.migrations(&filter, until).await.result() {
+            Ok(migrations) => migrations,
+            Err(failure) => return moves.into_iter().map(|of| (of.step, unknown(&failure))).collect(),
+        };
+        let asked = moves.into_iter().map(|of| self.course(of, source, &migrations, until));
+        futures::future::join_all(asked).await
+    }
+
+    async fn course(&self, of: Move, source: &HostId, migrations: &[Migration], until: Instant) -> (StepId, Course) {
+        let step = of.step;
+        let request = match of.request.is_empty() {
+            false => of.request,
+            true => match self.lost_request(&of, until).await {
+                Ok(Some(request)) => request,
+                Ok(None) => return (step, Course::Unseen),
+                Err(course) => return (step, course),
+            },
+        };
+        let of_server = migrations.iter().filter(|migration| migration.instance_uuid == of.instance.as_str());
+        // Nova makes the record before it answers: the newest is ours.
+        let newest = of_server.max_by_key(|migration| migration.id);
+        let status = newest.map_or("", |migration| migration.status.as_str());
+        let course = match status {
+            status if DONE.contains(&status) => self.arrived(&of.instance, source, request, until).await,
+            status if FAILED.contains(&status) => self.failed(&of.instance, request, until).await,
+            _ => Course::UnderWay { request },
+        };
+        (step, course)
+    }
+
+    /// The answer was lost: which of the server's actions is the one that nobody else asked for?
+    async fn lost_request(&self, of: &Move, until: Instant) -> Result<Option<String>, Course> {
+        let actions = match self.nova.instance_actions(of.instance.as_str(), until).await.result() {
+            Ok(actions) => actions,
+            Err(Failure::Refused(refusal)) if refusal.kind == Kind::NotFound => return Err(Course::Deleted),
+            Err(failure) => return Err(unknown(&failure)),
+        };
+        // Newest first. Whoever asked for it: while it runs, ours may not be sent.
+        let evacuations = actions.into_iter().filter(|action| action.action == traces::EVACUATE);
+        let requests = evacuations.filter_map(|action| action.request_id);
+        Ok(requests.into_iter().find(|request| !of.others.contains(request)))
+    }
+
+    /// Nova says done; the server itself must say so too.
+    async fn arrived(
+        &self,
+        instance: &medevac_triage::InstanceId,
+        source: &HostId,
+        request: String,
+        until: Instant,
+    ) -> Course {
+        let server = match self.nova.server(instance.as_str(), until).await.result() {
+            Ok(server) => server,
+            Err(Failure::Refused(refusal)) if refusal.kind == Kind::NotFound => return Course::Deleted,
+            Err(failure) => return unknown(&failure),
+        };
+        let state = server.vm_state.unwrap_or_default();
+        match server.host.map(|host| self.names.ours(&host)) {
+            _ if server.task_state.is_some() => Course::UnderWay { request },
+            Some(host) if host != *source && matches!(state.as_str(), "active" | "stopped") => {
+                Course::Done { request, host }
+            }
+            Some(host) if host != *source => {
+                Course::Failed { request, why: format!("on {host}, but Nova calls it {state}") }
+            }
+            _ => Course::UnderWay { request },
+        }
+    }
+
+    async fn failed(&self, instance: &medevac_triage::InstanceId, request: String, until: Instant) -> Course {
+        match self.nova.instance_action(instance.as_str(), &request, until).await {
+            Answer::Done(action) => {
+                let words = action.events.iter().rev().find(|event| event.result.as_deref() == Some(ERROR));
+                let said =
+                    words.map(|event| format!("{}: {}", event.event, event.details.as_deref().unwrap_or("no details")));
+                let failed = action.action.message.as_deref() == Some(ERROR) || said.is_some();
+                match failed {
+                    true => Course::Failed { request, why: said.unwrap_or_else(|| "Nova gave it up".to_owned()) },
+                    // The record is of an earlier try, or of somebody else's.
+                    false => Course::UnderWay { request },
+                }
+            }
+            Answer::Refused(refusal) if refusal.kind == Kind::NotFound => Course::Deleted,
+            Answer::Refused(refusal) => unknown(&refusal),
+            Answer::Unknown(unclear) => unknown(&unclear),
+            Answer::NotSent(unsent) => unknown(&unsent),
+        }
+    }
+}
