@@ -28,7 +28,7 @@ use crate::link::Happening;
 use crate::markers::{Found, Wanted};
 use crate::qemu::{Seen, Watch};
 use crate::spool::{Entry, Spool};
-use crate::state::StateFile;
+use crate::state::{Epoch, StateFile};
 use crate::{clock, libvirt};
 use medevac_probe::Responder;
 use medevac_proto::session::{Fact, fact::What};
@@ -112,6 +112,10 @@ pub struct Agent {
     owed: BTreeMap<String, u8>,
     care: duties::Care,
     persisting: bool,
+    /// The disk refused the state: not tried again before this moment.
+    persist_again: Option<Instant>,
+    /// Highest epoch met, also where the disk does not let it be recorded: who is told, not who is obeyed.
+    met: Option<Epoch>,
     ticks: u64,
 }
 
@@ -163,6 +167,8 @@ impl Agent {
             owed: BTreeMap::new(),
             care: duties::Care::default(),
             persisting: false,
+            persist_again: None,
+            met: None,
             ticks: 0,
         };
         (agent, ends)

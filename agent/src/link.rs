@@ -100,7 +100,7 @@ async fn session(
     let mut client = NerveClient::new(channel).max_decoding_message_size(FRAME_MAX);
     let opening = timeout(OPEN_TIMEOUT, client.session(ReceiverStream::new(frames))).await;
     let response = opening.map_err(|_| format!("no answer within {OPEN_TIMEOUT:?}"))?;
-    let mut inbound = response.map_err(|e| shown(&e))?.into_inner();
+    let mut inbound = response.map_err(|e| unanswered(&e, credentials))?.into_inner();
     loop {
         tokio::select! {
             frame = inbound.message() => match frame.map_err(|e| shown(&e))? {
@@ -137,7 +137,7 @@ async fn connect(address: &Address, credentials: &Credentials) -> Result<Channel
     }
     // The handshake has no deadline of its own.
     match timeout(CONNECT_TIMEOUT * 2, endpoint.connect()).await {
-        Ok(connected) => connected.map_err(|e| causes(&e)),
+        Ok(connected) => connected.map_err(|e| advised(causes(&e))),
         Err(_) => Err(format!("not connected within {:?}", CONNECT_TIMEOUT * 2)),
     }
 }
@@ -155,13 +155,69 @@ fn shown(status: &tonic::Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
 
+/// Why no stream was opened. In TLS 1.3 a refused certificate shows only now, and whether as an
+/// alert, a broken pipe or an end is chance: one text for all of them, so that it is told once.
+fn unanswered(status: &tonic::Status, credentials: &Credentials) -> String {
+    let by_connection = std::error::Error::source(status).is_some();
+    if credentials.tls.is_none() || !by_connection {
+        return shown(status);
+    }
+    tracing::debug!("closed unanswered: {}", causes(status));
+    "the aggregator closed the connection before it answered; if this goes on, it does not accept this host's \
+     certificate: tls.cert and tls.key must come from the same `medevac-aggregator init` as its own ca.pem. Its log \
+     names the reason beside MDV-PEER-REFUSED"
+        .to_owned()
+}
+
+/// The text of a failed handshake, with what to do about it.
+fn advised(text: String) -> String {
+    let advice = if text.contains("not valid for name") {
+        "the aggregator's certificate lacks the address that `aggregators` names: use one that it has, or make it anew \
+         with `medevac-aggregator init --address`"
+    } else if text.contains("Expired") || text.contains("NotValidYet") || text.contains("expired") {
+        "look at the clocks of both machines, then at the dates of the certificates"
+    } else if text.contains("invalid peer certificate") {
+        "tls.ca is not the authority that signed the aggregator's certificate: copy ca.pem from the `medevac-aggregator \
+         init` that made it"
+    } else if text.contains("KeyMismatch") {
+        "tls.key is not the key of tls.cert: copy both again, hosts/NAME.pem and hosts/NAME.key"
+    } else {
+        return text;
+    };
+    format!("{text}; {advice}")
+}
+
 /// An error with everything that caused it: the transport's own text says next to nothing.
 fn causes(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
     let mut cause = e.source();
     while let Some(e) = cause {
-        text = format!("{text}: {e}");
+        let more = e.to_string();
+        // Some errors repeat the one that caused them.
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
         cause = e.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_handshake_says_what_to_do() {
+        for (text, advice) in [
+            ("invalid peer certificate: UnknownIssuer", "copy ca.pem"),
+            ("invalid peer certificate: BadSignature", "copy ca.pem"),
+            ("invalid peer certificate: certificate not valid for name \"10.0.0.2\"", "--address"),
+            ("invalid peer certificate: Expired", "clocks"),
+            ("keys may not be consistent: KeyMismatch", "copy both again"),
+        ] {
+            let said = advised(format!("transport error: {text}"));
+            assert!(said.contains(text) && said.contains(advice), "{said}");
+        }
+        assert_eq!(advised("connection refused".into()), "connection refused");
+    }
 }

@@ -6,7 +6,8 @@
 //!
 //! A change counts only once it is on disk: whoever acts on an epoch or a
 //! command writes first. A file that cannot be read ends the agent with a
-//! message: guessing here could obey an aggregator that was replaced.
+//! message: guessing here could obey an aggregator that was replaced. A disk
+//! that takes nothing ends nothing: it is said, and orders are refused by name.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,6 +15,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Earlier boots that a hello names: enough for a host that rebooted again and
@@ -24,6 +26,10 @@ const EARLIER_BOOTS_MAX: usize = 16;
 const COMMANDS_MAX: usize = 4096;
 /// Guests that came by migration and were seen running; far above what one host holds.
 const HAS_RUN_MAX: usize = 4096;
+
+/// Less room than this is as good as none: the file is replaced as a whole, and
+/// holds the results of thousands of commands at most.
+const ROOM_MIN_BYTES: u64 = 4 << 20;
 
 /// Why the state could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +123,11 @@ impl State {
         matches!(self.mode.as_str(), "approve" | "act")
     }
 
+    /// Whether an epoch is above the highest one recorded.
+    pub fn is_older_than(&self, epoch: &Epoch) -> bool {
+        self.epoch.as_ref().is_none_or(|own| own.number < epoch.number)
+    }
+
     /// What is known of a command id.
     pub fn command(&self, id: &str) -> Option<&Begun> {
         self.commands.iter().find(|c| c.id == id)
@@ -150,6 +161,8 @@ pub struct StateFile {
     state: Mutex<State>,
     /// One writer at a time; readers see the old state until the new one is on disk.
     writer: Mutex<()>,
+    /// The disk did not take the latest change.
+    refused: AtomicBool,
 }
 
 impl StateFile {
@@ -173,7 +186,8 @@ impl StateFile {
                 return Err(StateError::Io { what: "read", path, source });
             }
         };
-        let file = StateFile { path, state: Mutex::new(state), writer: Mutex::new(()) };
+        let file =
+            StateFile { path, state: Mutex::new(state), writer: Mutex::new(()), refused: AtomicBool::new(false) };
         file.change(|s| s.enter_boot(boot_id))?;
         Ok(file)
     }
@@ -200,7 +214,45 @@ impl StateFile {
         Ok(())
     }
 
+    /// The latest change was not taken by the disk.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    /// Whether the disk takes changes, and has room for more.
+    pub fn has_room(&self) -> bool {
+        let free = rustix::fs::statvfs(self.directory()).map(|disk| disk.f_bfree.saturating_mul(disk.f_frsize));
+        !self.is_refused() && free.is_ok_and(|free| free >= ROOM_MIN_BYTES)
+    }
+
+    /// Where it lies.
+    pub fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
+    /// Writes the state as it is: whether the disk takes changes again.
+    ///
+    /// # Errors
+    /// When it still takes none.
+    pub fn settle(&self) -> Result<(), StateError> {
+        let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.read().clone();
+        self.write(&state)
+    }
+
     fn write(&self, state: &State) -> Result<(), StateError> {
+        let result = self.replace(state);
+        let refused = result.is_err();
+        // Told when it begins and when it ends, however often it is tried in between.
+        match (&result, self.refused.swap(refused, Ordering::SeqCst)) {
+            (Err(e), false) => tracing::error!(code = "MDV-STATE-DISK", "no order is begun until this is over: {e}"),
+            (Ok(()), true) => tracing::info!(code = "MDV-STATE-DISK", "the state is on disk again"),
+            _ => {}
+        }
+        result
+    }
+
+    fn replace(&self, state: &State) -> Result<(), StateError> {
         let new = self.path.with_extension("json.new");
         let fail = |what, path: &Path| {
             let path = path.to_owned();
@@ -209,9 +261,12 @@ impl StateFile {
         let bytes =
             serde_json::to_vec(state).map_err(|source| StateError::Damaged { path: self.path.clone(), source })?;
         let mut file = private(&new).map_err(fail("create", &new))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(fail("write", &new))?;
+        // A half-written one would only take the room that is missing.
+        let written =
+            file.write_all(&bytes).and_then(|()| file.sync_all()).inspect_err(|_| drop(fs::remove_file(&new)));
+        written.map_err(fail("write", &new))?;
         fs::rename(&new, &self.path).map_err(fail("replace", &self.path))?;
-        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let dir = self.directory();
         File::open(dir).and_then(|d| d.sync_all()).map_err(fail("sync", dir))
     }
 }
@@ -292,5 +347,19 @@ mod tests {
         fs::remove_dir_all(dir.path()).unwrap();
         assert!(s.change(|s| s.site = "other".into()).is_err());
         assert_eq!(s.read().site, "");
+    }
+
+    #[test]
+    fn a_disk_that_refuses_is_remembered_until_it_takes_the_state_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let s = open(dir.path(), "b1");
+        assert!(s.has_room() && !s.is_refused());
+        // A directory in the way of the draft: as good as a full disk, also for root.
+        fs::create_dir(dir.path().join("state.json.new")).unwrap();
+        assert!(s.change(|s| s.held = true).is_err());
+        assert!(s.is_refused() && !s.has_room() && s.settle().is_err());
+        fs::remove_dir(dir.path().join("state.json.new")).unwrap();
+        s.settle().unwrap();
+        assert!(!s.is_refused() && s.has_room() && !s.read().held, "what was refused has not happened");
     }
 }

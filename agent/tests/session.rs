@@ -5,8 +5,8 @@ mod common;
 
 use common::{Agent, Aggregator, Qemu, welcome};
 use medevac_proto::session::{
-    Ack, Care, Command, Epoch, Fact, InventoryAsk, LeaveInstance, ProbeAnswer, ProbeOrder, ProbeTarget, ReleaseHold,
-    agent_frame::Body, aggregator_frame, command, command_result::Outcome, fact::What, goodbye::Why,
+    Ack, Care, Command, Epoch, Fact, Hello, InventoryAsk, LeaveInstance, ProbeAnswer, ProbeOrder, ProbeTarget,
+    ReleaseHold, agent_frame::Body, aggregator_frame, command, command_result::Outcome, fact::What, goodbye::Why,
 };
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,12 @@ async fn of_two_aggregators_only_the_decider_of_the_highest_epoch_hears_facts_an
     old.settled().await;
     let (mut new, hello) = two.welcomed(6).await;
     new.settled().await;
+    // Whoever decided before is told at once, by a new hello; it is kept informed once it no longer decides.
+    old.ended().await;
+    let (mut old, again) = one.hello().await;
+    assert_eq!(again.highest_epoch.unwrap().number, 6);
+    old.send(welcome(5, false)).await;
+    old.settled().await;
     qemu.kill();
     new.fact(is_gone(&qemu.uuid)).await;
     let heard = tokio::time::timeout(Duration::from_millis(700), old.fact(is_gone(&qemu.uuid))).await;
@@ -225,4 +231,50 @@ async fn after_a_boot_guests_are_held_until_somebody_has_the_word() {
     let word = common::release(dir.path(), "the aggregator is lost");
     assert!(word.contains("the hold is ended"), "{word}");
     held(&mut session, false).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_is_warned_of_and_deaths_are_told_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut aggregator = Aggregator::start().await;
+    let mut qemu = Qemu::start();
+    let _agent = Agent::start(dir.path(), &[aggregator.port], 17007);
+    let (mut session, hello) = aggregator.welcomed(5).await;
+    let warned = |hello: &Hello| hello.warnings.iter().any(|w| w.contains("no order can be begun here"));
+    assert!(!warned(&hello));
+    session.settled().await;
+    // A directory in the way of the draft: as good as a full disk, also for root.
+    let draft = dir.path().join("state/state.json.new");
+    std::fs::create_dir(&draft).unwrap();
+    let killed = Instant::now();
+    qemu.kill();
+    session.fact(is_gone(&qemu.uuid)).await;
+    assert!(killed.elapsed() < Duration::from_secs(1));
+    // Told by a new hello; an aggregator that has started anew meanwhile hears everything too.
+    session.ended().await;
+    let (mut session, hello) = aggregator.welcomed(6).await;
+    assert!(warned(&hello));
+    session.fact(is_gone(&qemu.uuid)).await;
+    let leave = command::Order::Leave(LeaveInstance { uuid: "u".into(), why: "test".into() });
+    let order = Command {
+        id: "c6".into(),
+        site: common::SITE.into(),
+        epoch: Some(Epoch { number: 6, start_id: "start-6".into() }),
+        boot_id: hello.boot_id,
+        not_after_boot_ms: u64::MAX,
+        order: Some(leave),
+    };
+    session.send(aggregator_frame::Body::Command(order)).await;
+    match session.next(|b| matches!(b, Body::CommandResult(_))).await {
+        Body::CommandResult(r) => assert_eq!((r.outcome(), r.reason.as_str()), (Outcome::Refused, "disk")),
+        other => panic!("{other:?}"),
+    }
+    std::fs::remove_dir(&draft).unwrap();
+    session.ended().await;
+    let (_session, hello) = aggregator.welcomed(6).await;
+    assert!(!warned(&hello), "over with its cause");
+    assert_eq!(hello.highest_epoch.unwrap().number, 6, "and recorded");
+    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    let told = log.lines().filter(|line| line.contains("ERROR")).count();
+    assert!((1..=3).contains(&told), "told when it begins, not with every try:\n{log}");
 }

@@ -16,6 +16,7 @@ pub mod http;
 pub mod init;
 pub mod lease;
 pub mod listen;
+mod lobby;
 pub mod look;
 pub mod peer;
 pub mod ports;

@@ -9,6 +9,7 @@
 //! answering decides what its silence means, so that is seen here, at the
 //! socket: HTTP/2 above reports both as "broken".
 
+use crate::lobby::Lobby;
 use crate::peer::{self, Role};
 use medevac_triage::Closer;
 use rustls::pki_types::pem::PemObject;
@@ -227,6 +228,7 @@ impl AsyncWrite for Connection {
 pub fn accept(listener: TcpListener, tls: Option<Arc<ServerConfig>>) -> mpsc::Receiver<io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(READY_MAX);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let lobby = Arc::new(Lobby::default());
     tokio::spawn(async move {
         while !ready.is_closed() {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -238,12 +240,18 @@ pub fn accept(listener: TcpListener, tls: Option<Arc<ServerConfig>>) -> mpsc::Re
                     continue;
                 }
             };
-            let (tls, ready) = (tls.clone(), ready.clone());
+            let Some(place) = lobby.enter(address.ip()) else {
+                lobby.refused(address.ip(), "too many connections from there have not finished their handshake");
+                continue;
+            };
+            let (tls, ready, lobby) = (tls.clone(), ready.clone(), Arc::clone(&lobby));
             tokio::spawn(async move {
-                match tokio::time::timeout(HANDSHAKE, shake(stream, address, tls, slot)).await {
+                let shaken = tokio::time::timeout(HANDSHAKE, shake(stream, address, tls, slot)).await;
+                drop(place);
+                match shaken {
                     Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
-                    Ok(Err(why)) => tracing::warn!(code = "MDV-PEER-REFUSED", %address, "refused: {why}"),
-                    Err(_) => tracing::warn!(code = "MDV-PEER-REFUSED", %address, "refused: no TLS handshake in 5 s"),
+                    Ok(Err(why)) => lobby.refused(address.ip(), &why),
+                    Err(_) => lobby.refused(address.ip(), "no TLS handshake in 5 s"),
                 }
             });
         }

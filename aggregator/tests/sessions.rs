@@ -11,10 +11,12 @@ use medevac_aggregator::grpc::registry::{Registry, SessionAgents, Shared};
 use medevac_aggregator::http::Api;
 use medevac_aggregator::http::desk::Desk;
 use medevac_aggregator::listen::server_tls;
-use medevac_aggregator::ports::Agents;
+use medevac_aggregator::ports::{Agents, ProbeKeys};
 use medevac_proto::session::agent_frame::Body;
 use medevac_proto::session::aggregator_frame::Body as Told;
-use medevac_proto::session::{Epoch as WireEpoch, Fact, Instance, InstanceGone, Inventory, InventoryChange, fact};
+use medevac_proto::session::{
+    AgentFrame, Epoch as WireEpoch, Fact, Instance, InstanceGone, InstanceStopped, Inventory, InventoryChange, fact,
+};
 use medevac_triage::{Closer, Epoch, Observation, RunState};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -305,4 +307,77 @@ async fn strangers_do_not_get_in() {
     };
     assert!(refused, "a certificate of another authority");
     assert_eq!(site.registry.len(), 0);
+}
+
+#[tokio::test]
+async fn a_stranger_under_a_hosts_name_is_told_why_and_does_not_keep_its_place() {
+    let mut site = Site::start().await;
+    let mut agents = SessionAgents(Arc::clone(&site.registry));
+    let mut host = site.join("hv1", "boot-1").await;
+    site.opened().await;
+    let key =
+        host.await_frame(|told| if let Told::Welcome(welcome) = told { Some(welcome.probe_key) } else { None }).await;
+    let mut stranger = site.join("hv1", "boot-of-another-machine").await;
+    let session = site.opened().await.session;
+    assert_ne!(site.registry.key_of(&"hv1".into()), key, "until the loop has its word");
+    agents.close(&"hv1".into(), &session, "identity");
+    stranger.hear().await.expect("its welcome");
+    assert_eq!(stranger.refused().await, "identity");
+    assert_eq!(site.registry.key_of(&"hv1".into()), key, "the host's own responder is asked again");
+    agents.probe(1, &"hv1".into(), [("hv2".into(), [("mgmt".into(), "10.0.0.2".to_owned())].into())].into());
+    let round =
+        host.await_frame(|told| if let Told::ProbeOrder(order) = told { Some(order.round) } else { None }).await;
+    assert_eq!(round, 1, "and it is asked to look");
+    drop(stranger);
+    assert!(matches!(site.next().await, Observation::SessionClosed { session: closed, .. } if closed == session));
+    agents.probe(2, &"hv1".into(), [("hv2".into(), [("mgmt".into(), "10.0.0.2".to_owned())].into())].into());
+    let round =
+        host.await_frame(|told| if let Told::ProbeOrder(order) = told { Some(order.round) } else { None }).await;
+    assert_eq!(round, 2);
+}
+
+#[tokio::test]
+async fn a_newer_agent_is_taken_and_what_it_adds_is_inconclusive() {
+    let mut site = Site::start().await;
+    let mut said = hello("boot-1");
+    said.protocol = 2;
+    said.capabilities = vec!["foresight".into()];
+    let state_of_tomorrow = Instance { state: 99, ..said.inventory.clone().unwrap().instances[0].clone() };
+    said.inventory = Some(Inventory { instances: vec![state_of_tomorrow], ..inventory(1) });
+    let agent = Agent::join(site.dir.path(), "hv1", site.address, said).await;
+    let seen = site.opened().await;
+    let shown = seen.inventory.instances.values().next().unwrap();
+    assert_eq!(shown.state, RunState::Paused, "alive, and nobody's to start");
+    // A frame, a fact and a reason of kinds that are not known here.
+    agent.frames.as_ref().unwrap().send(AgentFrame { body: None }).await.unwrap();
+    agent.say(Body::Fact(Fact { seq: 1, boot_id: "boot-1".into(), what: None, ..Fact::default() })).await;
+    let Observation::FactArrived { seq, fact, .. } = site.next().await else { panic!("no fact") };
+    assert!(seq == 1 && matches!(fact, medevac_triage::Fact::Lost { .. }), "counted, so that it is acknowledged");
+    let stopped = InstanceStopped { uuid: GUEST.into(), reason: 77, ..InstanceStopped::default() };
+    let what = Some(fact::What::InstanceStopped(stopped));
+    agent.say(Body::Fact(Fact { seq: 2, boot_id: "boot-1".into(), what, ..Fact::default() })).await;
+    let Observation::FactArrived { fact, .. } = site.next().await else { panic!("no fact") };
+    let pending = medevac_triage::StopReason::Pending;
+    assert!(matches!(fact, medevac_triage::Fact::InstanceStopped { reason, .. } if reason == pending));
+    agent.beat(1, 1).await;
+    assert!(matches!(site.next().await, Observation::HeartbeatArrived(_)), "and the session goes on");
+}
+
+#[tokio::test]
+async fn connections_that_never_shake_hands_hold_few_places_and_not_for_long() {
+    let mut site = Site::start().await;
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        held.push(TcpStream::connect(site.address).await.unwrap());
+    }
+    // All of them come from this one address, which gets so many places and no more.
+    let mut hung_up_on = 0;
+    for stream in &mut held {
+        let read = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut [0u8; 1])).await;
+        hung_up_on += usize::from(matches!(read, Ok(Ok(0) | Err(_))));
+    }
+    assert!(hung_up_on >= 100, "only {hung_up_on} of 200");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let _agent = site.join("hv1", "boot-1").await;
+    assert_eq!(site.opened().await.host.as_str(), "hv1");
 }

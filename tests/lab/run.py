@@ -19,10 +19,12 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
 
 from medevac_lab import Lab, plan, prepare  # noqa: E402
 from medevac_lab.product import PROGRAMS  # noqa: E402
@@ -36,8 +38,21 @@ class OutOfTime(BaseException):
     """The case's limit. No Exception, so that no `except` in between swallows it."""
 
 
-def load() -> None:
-    for path in sorted((HERE / "cases").glob("*.py")):
+@dataclass(frozen=True)
+class Suite:
+    """What is run: the cases below a folder, in labs of one kind."""
+
+    folder: Path
+    lab: type[Lab]
+    about: str
+    lanes: int
+
+
+LAB = Suite(HERE, Lab, "runs the cases of the real lab", min(plan.MAX_LANES, os.cpu_count() or 1))
+
+
+def load(folder: Path) -> None:
+    for path in sorted((folder / "cases").glob("*.py")):
         if not path.name.startswith("_"):
             importlib.import_module(f"cases.{path.stem}")
 
@@ -75,7 +90,7 @@ def run_one(lab: Lab, case: Case) -> str:
         lines = [
             f"{entry.filename.split('/')[-1]}:{entry.lineno} {entry.line}"
             for entry in place
-            if "tests/lab" in entry.filename
+            if str(HERE.parent) in entry.filename
         ]
         return f"{type(error).__name__}: {error}\n    at " + "\n    at ".join(lines[-4:])
     finally:
@@ -99,7 +114,8 @@ def failure_text(lab: Lab, case: Case, why: str) -> str:
 class Run:
     """The cases of one run, and what the lanes share: the next case, the counts, the terminal."""
 
-    def __init__(self, cases: list[Case], lanes: int, stop_early: bool, keep: bool):
+    def __init__(self, suite: Suite, cases: list[Case], lanes: int, stop_early: bool, keep: bool):
+        self.lab = suite.lab
         # What takes longest begins first, so that no lane is left alone with it at the end.
         self.cases = sorted(cases, key=lambda case: -case.limit) if lanes > 1 else cases
         self.lanes, self.stop_early, self.keep = lanes, stop_early, keep
@@ -118,7 +134,7 @@ class Run:
             print(f"[{lane}] {text}" if self.lanes > 1 else text, flush=True)
 
     def one_lane(self, lane: int) -> None:
-        with Lab.open(max(case.hosts for case in self.cases), keep=self.keep) as lab:
+        with self.lab.open(max(case.hosts for case in self.cases), keep=self.keep) as lab:
             while (case := self.next()) is not None:
                 self.say(lane, f"{case.sentence} ...")
                 begun = time.monotonic()
@@ -146,7 +162,7 @@ class Run:
         try:
             self.one_lane(lane)
         finally:
-            Lab(1).down(purge=True)
+            self.lab(1).down(purge=True)
 
     def go(self) -> bool:
         """Runs everything; false when a lane broke down, whatever its cases said."""
@@ -174,12 +190,12 @@ class Run:
         first = plan.root()
         for root in plan.lanes(first)[1 : self.lanes]:
             os.environ["MEDEVAC_LAB"] = str(root)
-            Lab(1).down(purge=True)
+            self.lab(1).down(purge=True)
         os.environ["MEDEVAC_LAB"] = str(first)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="runs the cases of the real lab")
+def arguments_of(suite: Suite) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=suite.about)
     parser.add_argument(
         "-k", metavar="WORDS", help="only cases whose module.name contains one of these, comma-separated"
     )
@@ -191,16 +207,20 @@ def main() -> int:
         "--lanes",
         type=int,
         metavar="N",
-        default=min(plan.MAX_LANES, os.cpu_count() or 1),
-        help="labs side by side (one per processor, at most %(default)s here)",
+        default=suite.lanes,
+        help=f"labs side by side (%(default)s here, at most {plan.MAX_LANES})",
     )
     parser.add_argument(
         "--expect-failure",
         action="store_true",
         help="succeed only if a case fails: for a build without one of its guards",
     )
-    arguments = parser.parse_args()
-    load()
+    return parser.parse_args()
+
+
+def main(suite: Suite = LAB) -> int:
+    arguments = arguments_of(suite)
+    load(suite.folder)
     cases = chosen(arguments)
     if arguments.list:
         for case in cases:
@@ -217,7 +237,7 @@ def main() -> int:
         )
         return 2
     lanes = 1 if arguments.keep else max(1, min(arguments.lanes, plan.MAX_LANES, len(cases)))
-    run, begun = Run(cases, lanes, arguments.x, arguments.keep), time.monotonic()
+    run, begun = Run(suite, cases, lanes, arguments.x, arguments.keep), time.monotonic()
     whole = run.go()
     passed, failed = run.passed.value, run.failed.value
     print(f"took {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)

@@ -27,6 +27,9 @@ const PROBE_DEADLINE: (Duration, Duration) = (Duration::from_millis(100), Durati
 /// After a flag that libvirt refused to set.
 const CARE_AGAIN: Duration = Duration::from_secs(30);
 
+/// After a disk that took nothing.
+const PERSIST_AGAIN: Duration = Duration::from_secs(5);
+
 /// The end of a task.
 #[derive(Debug)]
 pub enum Done {
@@ -67,11 +70,10 @@ impl Agent {
                 self.care = Care { busy: false, not_before: Some(Instant::now() + CARE_AGAIN) };
                 touched.iter().for_each(|uuid| self.reads.one(uuid));
             }
+            // A refusal has been told by the state itself.
             Done::Persisted(result) => {
                 self.persisting = false;
-                if let Err(e) = result {
-                    tracing::error!(code = "MDV-STATE-DISK", "{e}");
-                }
+                self.persist_again = result.is_err().then(|| Instant::now() + PERSIST_AGAIN);
             }
         }
     }
@@ -163,16 +165,19 @@ impl Agent {
 
     /// Brings onto the disk who runs, for the next start of the agent.
     pub(super) fn persist(&mut self) {
+        let too_early = self.persist_again.is_some_and(|at| Instant::now() < at);
         // What the host's shutdown ends still ran, as far as the next boot is concerned.
-        if self.persisting || self.first_scan.is_some() || crate::host::is_shutting_down() {
+        if self.persisting || too_early || self.first_scan.is_some() || crate::host::is_shutting_down() {
             return;
         }
         let (ran, owed, migrated) = (self.guests.running(), self.guests.owed(), self.guests.migrated());
+        let met = self.met.clone();
         let same = {
             let state = self.state.read();
-            state.ran == ran && state.owed == owed && migrated.iter().all(|key| state.has_run.contains(key))
+            let newer = met.as_ref().is_some_and(|met| state.is_older_than(met));
+            state.ran == ran && state.owed == owed && !newer && migrated.iter().all(|key| state.has_run.contains(key))
         };
-        if same {
+        if same && !self.state.is_refused() {
             return;
         }
         self.persisting = true;
@@ -181,8 +186,11 @@ impl Agent {
             let change = move |s: &mut State| {
                 (s.ran, s.owed) = (ran, owed);
                 migrated.into_iter().for_each(|key| s.set_has_run(key));
+                s.epoch = met.filter(|met| s.is_older_than(met)).or(s.epoch.take());
             };
-            match tokio::task::spawn_blocking(move || state.change(change)).await {
+            // Unchanged, it is written all the same: only so is it known that the disk takes it again.
+            let write = move || if same { state.settle() } else { state.change(change) };
+            match tokio::task::spawn_blocking(write).await {
                 Ok(result) => Done::Persisted(result),
                 Err(_) => Done::Persisted(Ok(())),
             }

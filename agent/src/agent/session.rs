@@ -28,17 +28,25 @@ const ACK_WITHIN: Duration = Duration::from_secs(20);
 const RESERVE: usize = 128;
 /// XML texts answered per ask; the aggregator asks again for the rest.
 const XML_MAX: usize = 256;
+/// The state directory's disk takes nothing.
+const STATE_DISK: &str = "MDV-STATE-DISK";
+/// A refusal that goes on is told again after this long.
+const REFUSED_AGAIN: Duration = Duration::from_secs(600);
+/// A warning that heartbeats tell too.
+const NO_LIBVIRT: &str = "libvirt does not answer: guests cannot be started here";
 
 /// One aggregator, connected or not.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) address: String,
     pub(super) session: Option<Session>,
+    /// The refusal told last, and when: the same one comes with every attempt.
+    refused: Option<(String, Instant)>,
 }
 
 impl Link {
     pub(super) fn new(address: &str) -> Link {
-        Link { address: address.to_owned(), session: None }
+        Link { address: address.to_owned(), session: None, refused: None }
     }
 }
 
@@ -50,6 +58,8 @@ pub(super) struct Session {
     outbox: mpsc::Sender<AgentFrame>,
     ends: CancellationToken,
     welcomed: Option<Welcomed>,
+    /// What its hello warned of.
+    warnings: Vec<String>,
     /// How far the spool has been sent on this stream.
     sent: u64,
     /// Since when sent facts wait to be acknowledged.
@@ -79,14 +89,16 @@ impl Agent {
             Happening::Opened { outbox, ends, local } => {
                 self.sessions += 1;
                 let number = self.sessions;
-                let session = Session { number, outbox, ends, welcomed: None, sent: 0, waiting: None };
                 let hello = self.hello(local);
+                let warnings = hello.warnings.clone();
+                let session = Session { number, outbox, ends, welcomed: None, warnings, sent: 0, waiting: None };
                 session.send(agent_frame::Body::Hello(hello));
                 self.links[link].session = Some(session);
             }
             Happening::Frame(frame) => self.on_frame(link, frame),
             Happening::Closed(why) => {
-                if self.links[link].session.take().is_some() {
+                // One that was never welcomed has been told by its link.
+                if self.links[link].session.take().is_some_and(|session| session.welcomed.is_some()) {
                     tracing::info!(aggregator = self.links[link].address, "session closed: {why}");
                 }
             }
@@ -102,7 +114,7 @@ impl Agent {
         {
             planes.insert("mgmt".to_owned(), local.to_string());
         }
-        let load = Load::read();
+        let (load, highest) = (Load::read(), self.highest());
         let state = self.state.read();
         Hello {
             protocol: medevac_proto::PROTOCOL,
@@ -114,10 +126,7 @@ impl Agent {
             previous_boot_id: state.previous_boot_id.clone(),
             earlier_boot_ids: state.earlier_boot_ids.iter().cloned().collect(),
             planes,
-            highest_epoch: state
-                .epoch
-                .clone()
-                .map(|e| medevac_proto::session::Epoch { number: e.number, start_id: e.start_id }),
+            highest_epoch: highest.map(|e| medevac_proto::session::Epoch { number: e.number, start_id: e.start_id }),
             site: state.site.clone(),
             held: state.held,
             inventory: Some(self.inventory(0, self.guests.libvirt_answers())),
@@ -134,16 +143,33 @@ impl Agent {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = host::warnings();
         if !self.guests.libvirt_answers() {
-            warnings.push("libvirt does not answer: guests cannot be started here".to_owned());
+            warnings.push(NO_LIBVIRT.to_owned());
         }
-        if !self.spool.is_on_disk() {
-            warnings.push("the spool cannot be written: facts are lost if the agent ends".to_owned());
+        if !self.spool.is_on_disk() || !self.state.has_room() {
+            warnings.push(format!(
+                "the disk under {} is full or nearly so: no order can be begun here, and facts are lost if the agent ends; make room",
+                self.state.directory().display()
+            ));
         }
         if self.responder.is_none() {
             warnings
                 .push("the responder does not run: peers' probes cannot tell this host from a frozen one".to_owned());
         }
         warnings
+    }
+
+    /// Warnings travel in the hello alone: when they change, the streams are opened anew.
+    pub(super) fn renew_hellos(&self) {
+        let now = self.warnings();
+        for session in self.links.iter().filter_map(|l| l.session.as_ref()).filter(|s| s.welcomed.is_some()) {
+            let over = session.warnings.iter().any(|told| !now.contains(told));
+            // That libvirt has gone is in every heartbeat, and it may be back in a second.
+            let new = now.iter().any(|w| w != NO_LIBVIRT && !session.warnings.contains(w));
+            if over || new {
+                tracing::info!("the warnings have changed: a new hello");
+                session.ends.cancel();
+            }
+        }
     }
 
     fn on_frame(&mut self, link: usize, frame: AggregatorFrame) {
@@ -176,9 +202,12 @@ impl Agent {
         if let Err((code, detail)) = self.accept(welcome, &epoch) {
             let aggregator = &self.links[link].address;
             tracing::error!(code, aggregator, "this aggregator is not obeyed: {detail}");
-            self.end(link);
-            return;
+            // Whoever cannot be recorded is told everything all the same; orders are refused by name.
+            if code != STATE_DISK {
+                return self.end(link);
+            }
         }
+        self.leave_replaced(link, &epoch, welcome.decider);
         let boot_id = self.identity.boot_id.clone();
         if welcome.decider {
             self.spool.ack(&boot_id, welcome.acked_seq);
@@ -201,7 +230,7 @@ impl Agent {
     }
 
     /// Takes note of site and epoch, on disk; or says why this aggregator is not ours to obey.
-    fn accept(&self, welcome: &Welcome, epoch: &Epoch) -> Result<(), (&'static str, String)> {
+    fn accept(&mut self, welcome: &Welcome, epoch: &Epoch) -> Result<(), (&'static str, String)> {
         let joined = self.state.read().site.clone();
         if welcome.site.is_empty() || epoch.number == 0 {
             return Err(("MDV-MALFORMED", "its welcome names no site or no epoch".to_owned()));
@@ -211,8 +240,9 @@ impl Agent {
             return Err(("MDV-FOREIGN-SITE", format!("it is of site {}, this host of {joined}; {way}", welcome.site)));
         }
         let newer = {
+            let highest = self.highest();
             let mut state = self.state.read().clone();
-            state.site.clone_from(&welcome.site);
+            (state.site, state.epoch) = (welcome.site.clone(), highest);
             match admit(&state, &welcome.site, Some(epoch)) {
                 Ok(newer) => newer.is_some(),
                 // One that does not decide may lag behind: it is kept informed, and not obeyed.
@@ -221,24 +251,43 @@ impl Agent {
                 Err(e) => return Err(("MDV-TWIN-EPOCH", e.detail)),
             }
         };
+        if newer && welcome.decider {
+            self.met = Some(epoch.clone());
+        }
+        let met = self.met.clone();
         let change = self.state.change(|s| {
             s.site.clone_from(&welcome.site);
-            if newer && welcome.decider {
-                s.epoch = Some(epoch.clone());
-            }
+            s.epoch = met.filter(|met| s.is_older_than(met)).or(s.epoch.take());
         });
-        change.map_err(|e| ("MDV-STATE-DISK", e.to_string()))
+        change.map_err(|e| (STATE_DISK, e.to_string()))
+    }
+
+    /// Whoever decided before is left: the next hello tells it of the higher epoch.
+    fn leave_replaced(&mut self, link: usize, epoch: &Epoch, decider: bool) {
+        for other in 0..self.links.len() {
+            let welcomed = self.links[other].session.as_ref().and_then(|s| s.welcomed.as_ref());
+            let replaced = welcomed.is_some_and(|w| w.decider && w.epoch.number < epoch.number);
+            if decider && other != link && replaced {
+                let aggregator = &self.links[other].address;
+                tracing::warn!(aggregator, "replaced as decider by one of epoch {}: it is told", epoch.number);
+                self.end(other);
+            }
+        }
     }
 
     fn on_refusal(&mut self, link: usize, refusal: &Refusal) {
         let aggregator = &self.links[link].address;
-        tracing::error!(
-            code = "MDV-REFUSED",
-            aggregator,
-            refusal = refusal.code,
-            "the aggregator refuses this agent: {}",
-            refusal.message
-        );
+        let told = self.links[link].refused.as_ref();
+        if told.is_none_or(|(said, at)| *said != refusal.message || at.elapsed() >= REFUSED_AGAIN) {
+            tracing::error!(
+                code = "MDV-REFUSED",
+                aggregator,
+                refusal = refusal.code,
+                "the aggregator refuses this agent: {}",
+                refusal.message
+            );
+            self.links[link].refused = Some((refusal.message.clone(), Instant::now()));
+        }
         self.end(link);
     }
 
@@ -270,7 +319,7 @@ impl Agent {
             s.storage_directories = care.storage_directories;
         });
         if let Err(e) = changed {
-            tracing::error!(code = "MDV-STATE-DISK", "what to care for could not be recorded: {e}");
+            tracing::error!(code = STATE_DISK, "what to care for could not be recorded: {e}");
         }
         self.care = duties::Care::default();
         self.want_markers();
@@ -305,7 +354,13 @@ impl Agent {
     /// Whether this link's aggregator decides, in the highest epoch met.
     pub(super) fn decides(&self, link: usize) -> bool {
         let welcomed = self.links[link].session.as_ref().and_then(|s| s.welcomed.as_ref());
-        welcomed.is_some_and(|w| w.decider && self.state.read().epoch.as_ref() == Some(&w.epoch))
+        welcomed.is_some_and(|w| w.decider && self.highest().as_ref() == Some(&w.epoch))
+    }
+
+    /// The highest epoch met, recorded or not.
+    fn highest(&self) -> Option<Epoch> {
+        let state = self.state.read();
+        self.met.clone().filter(|met| state.is_older_than(met)).or_else(|| state.epoch.clone())
     }
 
     pub(super) fn broadcast(&self, change: InventoryChange) {

@@ -44,6 +44,7 @@ impl Agent {
         self.ask_what_is_owed();
         if self.ticks.is_multiple_of(SELDOM) {
             self.spool.settle();
+            self.renew_hellos();
             if self.responder.is_none() {
                 self.start_responder();
             }

@@ -24,6 +24,8 @@ pub const OUTBOUND_MAX: usize = 512;
 /// The way into the loop.
 pub type Inbox = mpsc::Sender<Input>;
 pub(crate) type Outbound = mpsc::Sender<Result<wire::AggregatorFrame, Status>>;
+/// Why the loop ends the session of somebody who is not who his certificate says.
+pub(crate) const IDENTITY: &str = "identity";
 
 /// What all sessions share.
 #[derive(Clone, Debug)]
@@ -52,6 +54,8 @@ pub struct Registry {
 #[derive(Default)]
 struct Inner {
     live: HashMap<SessionId, Live>,
+    /// Sessions entered so far: their order.
+    entered: u64,
     /// The session through which a host is asked to look.
     newest: BTreeMap<HostId, SessionId>,
     /// The newest boot of each host: whose responder is asked.
@@ -68,6 +72,11 @@ struct Live {
     close: mpsc::Sender<&'static str>,
     /// The agent's own clock as of its latest frame that told it.
     agent_boot_ms: u64,
+    entered: u64,
+    /// The boot whose responder was asked before this session came.
+    boot_before: Option<BootId>,
+    /// Not who its certificate says, by the loop's word.
+    stranger: bool,
 }
 
 /// A session as it enters the registry.
@@ -162,16 +171,19 @@ impl Registry {
             }
         }
         let Entry { host, machine, boot, out, close, agent_boot_ms } = entry;
+        inner.entered += 1;
+        let entered = inner.entered;
         inner.newest.insert(host.clone(), id.clone());
-        inner.boots.insert(host.clone(), boot.clone());
-        inner.live.insert(id.clone(), Live { host, machine, boot, out, close, agent_boot_ms });
+        let boot_before = inner.boots.insert(host.clone(), boot.clone());
+        let live = Live { host, machine, boot, out, close, agent_boot_ms, entered, boot_before, stranger: false };
+        inner.live.insert(id.clone(), live);
     }
 
     pub(crate) fn leave(&self, id: &SessionId) {
         let mut inner = self.inner();
         let Some(gone) = inner.live.remove(id) else { return };
         if inner.newest.get(&gone.host) == Some(id) {
-            inner.newest.remove(&gone.host);
+            inner.choose(&gone.host);
         }
     }
 
@@ -232,6 +244,34 @@ impl Registry {
     }
 }
 
+impl Inner {
+    /// Whoever is the newest now, strangers apart, is asked to look and is looked for.
+    fn choose(&mut self, host: &HostId) {
+        let theirs = self.live.iter().filter(|(_, live)| live.host == *host && !live.stranger);
+        match theirs.max_by_key(|(_, live)| live.entered) {
+            Some((id, live)) => {
+                self.newest.insert(host.clone(), id.clone());
+                self.boots.insert(host.clone(), live.boot.clone());
+            }
+            None => drop(self.newest.remove(host)),
+        }
+    }
+
+    /// A stranger took a host's place: the host gets it back.
+    fn disown(&mut self, id: &SessionId) {
+        let Some(live) = self.live.get_mut(id) else { return };
+        live.stranger = true;
+        let (host, boot, before) = (live.host.clone(), live.boot.clone(), live.boot_before.clone());
+        if self.boots.get(&host) == Some(&boot) {
+            match before {
+                Some(before) => drop(self.boots.insert(host.clone(), before)),
+                None => drop(self.boots.remove(&host)),
+            }
+        }
+        self.choose(&host);
+    }
+}
+
 /// The loop's view of the sessions.
 #[allow(missing_debug_implementations)]
 pub struct SessionAgents(pub Arc<Registry>);
@@ -283,7 +323,11 @@ impl Agents for SessionAgents {
     }
 
     fn close(&mut self, _host: &HostId, session: &SessionId, why: &'static str) {
-        if let Some(live) = self.0.inner().live.get(session) {
+        let mut inner = self.0.inner();
+        if why == IDENTITY {
+            inner.disown(session);
+        }
+        if let Some(live) = inner.live.get(session) {
             let _ = live.close.try_send(why);
         }
     }

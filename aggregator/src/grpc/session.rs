@@ -7,7 +7,7 @@
 //! ```
 
 use crate::grpc::convert::{self, Malformed};
-use crate::grpc::registry::{Entry, OUTBOUND_MAX, Outbound, Registry};
+use crate::grpc::registry::{Entry, IDENTITY, OUTBOUND_MAX, Outbound, Registry};
 use crate::listen::Peer;
 use crate::peer::{Role, valid_name};
 use medevac_proto::session as wire;
@@ -175,7 +175,11 @@ impl Session {
                 why = close.recv() => {
                     let why = why.unwrap_or("closed");
                     tracing::info!(code = "MDV-SESSION-CLOSED", host = %self.host, "session ended by us: {why}");
-                    let _ = out.try_send(Err(Status::unavailable(why)));
+                    if why == IDENTITY {
+                        refuse(&out, &peer, stranger(&self.host)).await;
+                    } else {
+                        let _ = out.try_send(Err(Status::unavailable(why)));
+                    }
                     break Closer::Us;
                 }
                 frame = frames.message() => match frame {
@@ -359,6 +363,17 @@ fn check_protocol(hello: &wire::Hello) -> Result<(), Refused> {
         medevac_proto::PROTOCOL
     );
     Err(Refused { code: "protocol", message })
+}
+
+/// The loop knows another machine, or a later boot, under this name.
+fn stranger(host: &HostId) -> Refused {
+    let message = format!(
+        "another machine is known here as {host}, or a later boot of it: `medevacctl hosts` on the aggregator says which. \
+         A machine of its own needs a certificate of its own (`medevac-aggregator init --host NAME`), a clone also a \
+         machine id of its own (systemd-machine-id-setup). If it replaces the other one, which is off for good: \
+         `medevacctl forget {host}`"
+    );
+    Refused { code: IDENTITY, message }
 }
 
 /// Two tell a clone; more are a fault that must not fill the memory.

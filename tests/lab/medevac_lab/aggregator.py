@@ -2,6 +2,8 @@
 
 LAB/agg/aggregator.toml  LAB/agg/state/medevac.db  LAB/agg/aggregator.sock  LAB/agg/pki/
 process: in the namespace "agg", which has .1 on every plane and reaches the power controllers
+
+A case may make a second one there, in LAB/NAME, with the certificates of the first (`twin`).
 """
 
 import contextlib
@@ -10,6 +12,7 @@ import os
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -48,6 +51,8 @@ PACKAGED = {
 # It answers as soon as it holds its store's lock and listens.
 UP_TIMEOUT_S = 30.0
 CTL_TIMEOUT_S = 15.0
+# Keeps what a process ends with: the driver is not its parent.
+KEEP_EXIT_CODE = 'file=$1; shift; rm -f "$file"; "$@"; echo $? > "$file"'
 
 
 class Refused(Exception):
@@ -69,15 +74,37 @@ def toml(value) -> str:
 class Aggregator:
     """One decider."""
 
-    def __init__(self, lab: Path, hosts: list[str]):
+    def __init__(self, lab: Path, hosts: list[str], name: str = "agg"):
         self.lab, self.hosts = lab, hosts
-        self.folder = lab / "agg"
+        self.folder = lab / name
+        self.record = "aggregator" if name == "agg" else f"aggregator-{name}"
         self.binary = lab / "bin" / "medevac-aggregator"
         self.ctl_binary = lab / "bin" / "medevacctl"
         self.socket = self.folder / "aggregator.sock"
         self.pki = self.folder / "pki"
         self.log_path = self.folder / "aggregator.log"
-        self.records, self.group, self.net = procs.Records(lab), Group(lab, "agg"), Network(lab)
+        self.exit_code_path = self.folder / "exit-code"
+        self.records, self.group, self.net = procs.Records(lab), Group(lab, name), Network(lab)
+
+    @contextlib.contextmanager
+    def twin(self, name: str):
+        """A second aggregator with the certificates of this one; its folder goes with it."""
+        other = Aggregator(self.lab, self.hosts, name)
+        other.pki = self.pki
+        try:
+            yield other
+        finally:
+            other.kill9()
+            shutil.rmtree(other.folder, ignore_errors=True)
+
+    def copy_store(self, target: "Aggregator") -> None:
+        """Another one gets a copy of this one's database as it is now, also while this one runs."""
+        (target.folder / "state").mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (
+            contextlib.closing(sqlite3.connect(self.folder / "state" / "medevac.db")) as source,
+            contextlib.closing(sqlite3.connect(target.folder / "state" / "medevac.db")) as copy,
+        ):
+            source.backup(copy)
 
     # -- certificates and configuration -------------------------------------
     def init_pki(self, hosts: list[str]) -> None:
@@ -166,10 +193,10 @@ class Aggregator:
     # -- its process --------------------------------------------------------
     @property
     def proc(self) -> procs.Proc | None:
-        proc = self.records.read("aggregator")
+        proc = self.records.read(self.record)
         return proc if proc is not None and proc.alive() else None
 
-    def start(self, arguments: list[str] | None = None, wait: bool = True) -> None:
+    def start(self, arguments: list[str] | None = None, wait: bool = True, keep_exit_code: bool = False) -> None:
         """Starts it with the configuration as written.
 
         `arguments`, such as --crash-at, hold for this start; those in
@@ -182,7 +209,9 @@ class Aggregator:
         env = {**ENV, "RUST_LOG": "info"}
         always = shlex.split(os.environ.get("MEDEVAC_LAB_AGGREGATOR_ARGS", ""))
         argv = [str(self.binary), "--config", str(self.folder / "aggregator.toml"), *always, *(arguments or [])]
-        launch = procs.Launch("aggregator", argv, self.log_path, self.group.path, self.net.namespace("agg"), env=env)
+        if keep_exit_code:
+            argv = ["/bin/sh", "-c", KEEP_EXIT_CODE, "sh", str(self.exit_code_path), *argv]
+        launch = procs.Launch(self.record, argv, self.log_path, self.group.path, self.net.namespace("agg"), env=env)
         procs.spawn(self.records, launch)
         if wait:
             self.wait_up()
@@ -200,6 +229,15 @@ class Aggregator:
 
     def running(self) -> bool:
         return self.proc is not None
+
+    def wait_exit_code(self, timeout: float = UP_TIMEOUT_S) -> int:
+        """What it ended with; only after a start with `keep_exit_code`."""
+
+        def ended() -> str:
+            done = self.proc is None and self.exit_code_path.exists()
+            return self.exit_code_path.read_text().strip() if done else ""
+
+        return int(wait_until(ended, timeout, f"{self.record} ends by itself"))
 
     def kill9(self) -> None:
         self.group.kill()
@@ -224,7 +262,7 @@ class Aggregator:
 
     def wipe(self) -> None:
         shutil.rmtree(self.folder / "state", ignore_errors=True)
-        for path in (self.log_path, self.socket):
+        for path in (self.log_path, self.socket, self.exit_code_path):
             path.unlink(missing_ok=True)
 
     def log(self) -> str:

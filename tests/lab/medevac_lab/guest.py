@@ -28,11 +28,15 @@ CMDLINE = (
 )
 
 
-def domain_xml(name: str, identity: str, lab: Path, memory_mib: int, disk: str, extra: str = "") -> str:
+def domain_xml(
+    name: str, identity: str, lab: Path, memory_mib: int, disk: str, extra: str = "", metadata: str = ""
+) -> str:
     cache = lab / "cache"
+    metadata = metadata and f"<metadata>{metadata}</metadata>"
     return f"""<domain type='qemu'>
   <name>{name}</name>
   <uuid>{identity}</uuid>
+  {metadata}
   <memory unit='MiB'>{memory_mib}</memory>
   <vcpu>1</vcpu>
   <os>
@@ -75,7 +79,42 @@ def file_disk(path: Path, shareable: bool) -> str:
     )
 
 
-class Guest:
+class Stamping:
+    """What can be seen of a guest from outside, whoever defined it: its disk and its console."""
+
+    def __init__(self, lab: Path, name: str, identity: str, disk_path: Path):
+        self.lab, self.name, self.uuid, self.disk_path = lab, name, identity, disk_path
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def stamp(self) -> tuple[str, int] | None:
+        """(incarnation, counter) as the disk has it."""
+        found = read_stamp(self.disk_path)
+        return None if found is None else (found[1], found[2])
+
+    def wait_stamping(self, timeout: float = BOOT_TIMEOUT_S) -> str:
+        """Waits until the disk is stamped anew and returns the incarnation that does it."""
+        before = self.stamp()
+        wait_until(lambda: self.stamp() not in (None, before), timeout, f"{self.name} stamps its disk")
+        return self.stamp()[0]
+
+    def stamps_now(self) -> bool:
+        """True when the disk moves within the time that a running guest needs."""
+        before = self.stamp()
+        deadline = time.monotonic() + STAMP_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self.stamp() != before:
+                return True
+            time.sleep(0.05)
+        return False
+
+    def console(self) -> str:
+        path = self.lab / "consoles" / f"{self.uuid}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+class Guest(Stamping):
     """A persistent domain. `home` is where it was defined; where it runs now is the oracle's to say."""
 
     def __init__(
@@ -88,26 +127,24 @@ class Guest:
         disk: str = "network",
         extra: str = "",
     ):
-        self.lab, self.name, self.home = lab, name, home
-        self.uuid = str(uuid.uuid4())
+        self.home = home
+        identity = str(uuid.uuid4())
         (lab / "consoles").mkdir(parents=True, exist_ok=True)
         if disk == "network":
-            self.disk_path = storage.make_disk(self.uuid)
-            source = network_disk(self.uuid)
+            disk_path = storage.make_disk(identity)
+            source = network_disk(identity)
         elif disk == "shared":
-            self.disk_path = storage.make_disk(self.uuid, shared_file=True)
-            source = file_disk(self.disk_path, shareable=True)
+            disk_path = storage.make_disk(identity, shared_file=True)
+            source = file_disk(disk_path, shareable=True)
         elif disk == "local":
-            inside = Path("/var/lib/libvirt/images") / self.uuid
-            self.disk_path = home.folder / "var-lib" / "libvirt" / "images" / self.uuid
-            self.disk_path.write_bytes(bytes(1 << 20))
+            inside = Path("/var/lib/libvirt/images") / identity
+            disk_path = home.folder / "var-lib" / "libvirt" / "images" / identity
+            disk_path.write_bytes(bytes(1 << 20))
             source = file_disk(inside, shareable=False)
         else:
             raise ValueError(f"disk={disk}: one of network, shared, local")
-        self.xml = domain_xml(name, self.uuid, lab, memory_mib, source, extra)
-
-    def __repr__(self) -> str:
-        return self.name
+        super().__init__(lab, name, identity, disk_path)
+        self.xml = domain_xml(name, identity, lab, memory_mib, source, extra)
 
     def define(self, host: Host | None = None, autostart: bool = False) -> None:
         host = host or self.home
@@ -153,29 +190,3 @@ class Guest:
                 f"qemu+tcp://{target.name}/system",
             ]
         )
-
-    # -- what it did --------------------------------------------------------
-    def stamp(self) -> tuple[str, int] | None:
-        """(incarnation, counter) of its last stamp."""
-        found = read_stamp(self.disk_path)
-        return None if found is None else (found[1], found[2])
-
-    def wait_stamping(self, timeout: float = BOOT_TIMEOUT_S) -> str:
-        """Waits until the disk is stamped anew and returns the incarnation that does it."""
-        before = self.stamp()
-        wait_until(lambda: self.stamp() not in (None, before), timeout, f"{self.name} stamps its disk")
-        return self.stamp()[0]
-
-    def stamps_now(self) -> bool:
-        """True when the disk moves within the time that a running guest needs."""
-        before = self.stamp()
-        deadline = time.monotonic() + STAMP_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if self.stamp() != before:
-                return True
-            time.sleep(0.05)
-        return False
-
-    def console(self) -> str:
-        path = self.lab / "consoles" / f"{self.uuid}.log"
-        return path.read_text(errors="replace") if path.exists() else ""

@@ -164,7 +164,17 @@ class Host:
         if agent.exists() and (self.folder / "etc" / "medevac" / "agent.toml").exists():
             off = (self.folder / "agent-disabled").exists()
             services["agent"] = {"argv": [str(agent), "--config", "/etc/medevac/agent.toml"], "autostart": not off}
+        with contextlib.suppress(FileNotFoundError):
+            services.update(json.loads((self.folder / "services.json").read_text()))
         return services
+
+    def set_services(self, services: dict) -> None:
+        """More services than every host has, from the next boot on: name -> argv, env, autostart.
+
+        On disk, because a power controller, another process, boots the host too.
+        An orderly shutdown ends those with `before_guests` first.
+        """
+        (self.folder / "services.json").write_text(json.dumps(services, indent=1))
 
     def boot(self, wait: bool = True) -> None:
         """Power on. A new boot id, an uptime that starts at zero, the same disk."""

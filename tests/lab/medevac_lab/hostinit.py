@@ -23,8 +23,8 @@ from pathlib import Path
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 # A request is one short line; more is a mistake.
 REQUEST_BYTES = 4096
-# An agent says goodbye within this time, or is killed like by any init system.
-AGENT_STOP_S = 5.0
+# A service that is asked to stop does so within this time, or is killed.
+SERVICE_STOP_S = 5.0
 LIBVIRT_STOP_S = 5.0
 # libvirtd can start a domain only when virtlogd listens.
 VIRTLOGD_READY_S = 3.0
@@ -136,13 +136,19 @@ class Init:
         self.wait_for(lambda: not os.path.exists(f"/proc/{child.pid}"), 10.0)
         return Path(path).read_text().split()
 
+    def end(self, name: str) -> None:
+        """As any init system: asks, waits, kills."""
+        if name in self.pids:
+            self.stop(name, signal.SIGTERM)
+            if not self.wait_for(lambda: name not in self.pids, SERVICE_STOP_S):
+                self.stop(name, signal.SIGKILL)
+
     def shutdown(self, guest_timeout: float) -> None:
         """The order of a real one: say so, stop the agent, the guests, libvirtd; then the power goes."""
         Path("/run/medevac/shutting-down").touch()
-        if "agent" in self.pids:
-            self.stop("agent", signal.SIGTERM)
-            if not self.wait_for(lambda: "agent" not in self.pids, AGENT_STOP_S):
-                self.stop("agent", signal.SIGKILL)
+        for name in [name for name, service in self.boot["services"].items() if service.get("before_guests")]:
+            self.end(name)
+        self.end("agent")
         running = self.virsh("list", "--name")
         for guest in running:
             self.virsh("shutdown", guest, "--mode", "acpi")

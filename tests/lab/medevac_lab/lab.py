@@ -9,9 +9,10 @@
 
 Labs in different folders share nothing but the machine: each has namespaces,
 process groups and an oracle of its own. Only those that one run of cases makes
-for itself (plan.lanes) stand side by side; anybody else's guests are a reason
-to refuse. `down` needs nothing but the folder and removes all that any earlier
-driver made, also one that was killed.
+for itself stand side by side, and those that were told of each other
+(plan.beside); anybody else's guests are a reason to refuse. `down` needs
+nothing but the folder and removes all that any earlier driver made, also one
+that was killed.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ MARKER = "this folder was made by the medevac lab; `lab.py down --purge` removes
 
 def foreign_virtualization(lab: Path) -> list[str]:
     """libvirt daemons and guests on this machine that neither this lab nor one beside it made."""
-    ours, found = [f"/{plan.tag(lane)}/" for lane in plan.lanes(lab)], []
+    ours, found = [f"/{plan.tag(lane)}/" for lane in plan.beside(lab)], []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -135,8 +136,12 @@ class Lab(Product):
         for host in self.all_hosts:
             host.install()
         self.install_agents()
+        self.before_boot()
         self.boot_all()
         self.mark()
+
+    def before_boot(self) -> None:
+        """What a larger lab does, at `up` and at `reset`, when every host is installed and none is up."""
 
     def down(self, purge: bool = False, release: bool = True) -> None:
         """Removes everything that runs or is mounted; with `purge` the downloads too."""
@@ -204,6 +209,7 @@ class Lab(Product):
             self.storage.start()
         self.oracle.start()
         self.install_agents()
+        self.before_boot()
         self.boot_all()
         self.mark()
 

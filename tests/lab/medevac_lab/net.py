@@ -22,7 +22,7 @@ from . import plan
 # `ip` answers within milliseconds; a hang means a broken machine.
 IP_TIMEOUT_S = 20.0
 FREE = {"up": True, "side": 0, "to": True, "from": True}
-FIXED_NAMESPACES = ("switch", "agg", "store", "gw", "bmc")
+FIXED_NAMESPACES = ("switch", "agg", "store", "gw", "bmc", "cloud")
 
 
 class Network:

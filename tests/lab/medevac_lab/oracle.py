@@ -108,7 +108,7 @@ class Finder:
         self.first_seen: dict[int, float] = {}
         self.found: dict[int, Qemu] = {}
         # Labs beside this one are sites of their own: what they start twice on purpose is their affair.
-        self.beside = [f"/{plan.tag(lane)}/" for lane in plan.lanes(lab) if lane != lab]
+        self.beside = [f"/{plan.tag(lane)}/" for lane in plan.beside(lab) if lane != lab]
 
     def look(self) -> list[Qemu]:
         now = time.monotonic()

@@ -9,6 +9,7 @@
    store   -                   .2                     -                    -     nbdkit, the guests' disks
    gw      .254                .254                   .254                 -     reference address
    bmc     -                   -                      -                    .10+N one power controller per host
+   cloud   .3                  -                      -                    -     an OpenStack's control plane, if any
 
 Nothing here touches the machine's own network: every link lives between
 namespaces that the lab made.
@@ -43,6 +44,7 @@ ENDPOINTS = {
     "agg": {"mgmt": 1, "storage": 1, "tenant": 1, "bmc": 1},
     "store": {"storage": 2},
     "gw": {"mgmt": 254, "storage": 254, "tenant": 254},
+    "cloud": {"mgmt": 3},
 }
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -71,6 +73,16 @@ def lanes(root: Path) -> list[Path]:
     """The folders of all labs that may run side by side with the one in `root`, the first one first."""
     first = root.with_name(root.name.split(".lane")[0])
     return [first] + [root.with_name(f"{first.name}.lane{number}") for number in range(2, MAX_LANES + 1)]
+
+
+def beside(root: Path) -> list[Path]:
+    """The labs that the one in `root` may stand beside: its lanes, and those that MEDEVAC_LAB_BESIDE names.
+
+    Both sides must be told of each other: the one that is not refuses to begin.
+    """
+    named = os.environ.get("MEDEVAC_LAB_BESIDE", "").split(":")
+    others = [lane for path in named if path for lane in lanes(Path(path).resolve())]
+    return [*lanes(root), *others]
 
 
 def binaries() -> Path:

@@ -1,0 +1,1 @@
+"""Cases of the OpenStack lab: see registry.py."""
