@@ -65,3 +65,23 @@ fn files(path: &std::path::Path) -> Vec<std::path::PathBuf> {
     let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
     entries.filter_map(Result::ok).flat_map(|entry| files(&entry.path())).collect()
 }
+
+/// What operators read about server states is what the code does.
+#[test]
+fn the_table_of_server_states_in_the_documents_is_the_one_in_the_code() {
+    use medevac_triage::{Fate, SERVER_STATES};
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openstack.md");
+    let page = std::fs::read_to_string(page).expect("the page is in the repository");
+    for (state, fate) in SERVER_STATES {
+        let done = match fate {
+            Fate::Evacuate => "evacuated".to_owned(),
+            Fate::EvacuateStopped => "evacuated after those that ran, and stays stopped".to_owned(),
+            Fate::Wait(why) => format!("waits: {why}"),
+            Fate::Skip(why) => format!("left: {why}"),
+        };
+        let row = format!("| {state} | {done} |");
+        assert!(page.contains(&row), "docs/openstack.md lacks this row:\n{row}");
+    }
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| vm_state")).count();
+    assert_eq!(rows, SERVER_STATES.len(), "a row of a state that the code does not know");
+}

@@ -54,6 +54,10 @@ pub enum Fault {
     BreakNova(Duration),
     /// The next change at the control plane takes effect, and nobody is told.
     LoseNovaAnswer,
+    /// The aggregator dies at its next evacuation: before the request leaves, or right after.
+    DieAtEvacuation {
+        before: bool,
+    },
 }
 
 /// Faults and when they strike.
@@ -87,10 +91,11 @@ impl Schedule {
 impl Schedule {
     /// The same, and what a control plane does of its own.
     pub fn with_nova(mut self, rng: &mut Rng, within: Duration) -> Self {
-        for _ in 0..rng.below(6) {
+        for _ in 0..rng.below(10) {
             let at = Duration::from_millis(20_000 + rng.below(within.as_millis() as u64));
-            let fault = match rng.below(3) {
-                0 => Fault::BreakNova(Duration::from_millis(rng.between(500, 60_000))),
+            let fault = match rng.below(4) {
+                0 => Fault::DieAtEvacuation { before: rng.once_in(2) },
+                1 => Fault::BreakNova(Duration::from_millis(rng.between(500, 60_000))),
                 _ => Fault::LoseNovaAnswer,
             };
             self.faults.push((at, fault));

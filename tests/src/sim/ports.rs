@@ -29,6 +29,8 @@ pub struct State {
     pub lose_commit: Option<bool>,
     /// Commands that still leave before the process dies.
     pub commands_left: Option<u32>,
+    /// The process dies at the next command of this name: before it leaves, or right after.
+    pub die_at: Option<(&'static str, bool)>,
     pub died: bool,
 }
 
@@ -48,7 +50,14 @@ impl Shared {
                 *left -= 1;
             }
         }
-        if !state.died {
+        let dies = state.die_at.filter(|(name, _)| *name == command.name() && !state.died);
+        if let Some((_, before)) = dies {
+            state.die_at = None;
+            if !before {
+                state.outbox.push(command);
+            }
+            state.died = true;
+        } else if !state.died {
             state.outbox.push(command);
         }
     }

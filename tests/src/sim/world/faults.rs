@@ -65,6 +65,7 @@ impl World {
             Fault::BmcWell(host) => self.repair_bmc(host),
             Fault::RefuseStart(host) => self.hosts[host].refuse_next = true,
             Fault::BreakNova(time) => self.break_nova(time.as_millis() as u64),
+            Fault::DieAtEvacuation { before } => self.shared.lock().die_at = Some(("cloud-evacuate", before)),
             Fault::LoseNovaAnswer => self.lose_nova_answer(),
             Fault::LoseAnswer(host) => self.hosts[host].lose_answer = true,
         }
@@ -140,6 +141,7 @@ impl World {
             let mut state = self.shared.lock();
             state.commands_left = None;
             state.lose_commit = None;
+            state.die_at = None;
         }
         self.break_nova(0);
         self.operating = true;

@@ -10,6 +10,12 @@ const REPORT_EVERY: u64 = 10_000;
 const BELIEVED_UP: u64 = 60_000;
 /// A restarted nova-compute has removed what was evacuated from it after this.
 const CLEARS_UP_AFTER: u64 = 3_700;
+/// No proxy keeps a request for longer.
+const QUEUED_FOR: u64 = 45_000;
+/// Nobody listens to the answer.
+const NOBODY: u64 = u64::MAX;
+/// A host that has been up for this long, and in reach, has told of its new boot.
+const SPEAKS_WITHIN: u64 = 20_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Nova {
@@ -179,10 +185,13 @@ impl World {
                 };
                 CloudNews::Followed { source, ask, courses: moves.iter().map(course).collect() }
             }
-            CloudAct::ForceDown { step, host } => self.service_act(step, &host, down, |_, service| {
-                service.forced_down = true;
-                Ok(())
-            }),
+            CloudAct::ForceDown { step, host } => {
+                self.check_forced_down(number(host.as_str(), "hv") - 1);
+                self.service_act(step, &host, down, |_, service| {
+                    service.forced_down = true;
+                    Ok(())
+                })
+            }
             CloudAct::Disable { step, host, reason } => self.service_act(step, &host, down, |_, service| {
                 service.disabled = reason;
                 Ok(())
@@ -199,6 +208,12 @@ impl World {
                     Err("not-yet")
                 }
             }),
+            CloudAct::Evacuate { step, .. } if self.stays_in_a_queue() => {
+                let late = self.rng.between(1_000, QUEUED_FOR);
+                self.at(late, Event::NovaAnswers { start: NOBODY, act });
+                let detail = "simulated: no answer, the request waits in a proxy".to_owned();
+                CloudNews::Answered { step, outcome: Outcome::Unknown { detail } }
+            }
             CloudAct::Evacuate { step, instance, source, target, .. } => {
                 let guest = number(instance.as_str(), "guest-");
                 let outcome = match down {
@@ -214,6 +229,24 @@ impl World {
             }
         };
         self.tell(start, Observation::CloudSpoke(news));
+    }
+
+    /// Only a dead host may be called down: one that lives and speaks would lose its servers.
+    fn check_forced_down(&mut self, host: usize) {
+        let h = &self.hosts[host];
+        if h.up && self.now - h.booted_at > SPEAKS_WITHIN && self.path(Some(host), None, 0) {
+            self.violate(format!("hv{} lives, and Nova was told that it is down", host + 1));
+        }
+    }
+
+    /// Whoever sent it hears nothing, and Nova gets it later.
+    fn stays_in_a_queue(&mut self) -> bool {
+        let lost = self.nova.as_ref().is_some_and(|nova| nova.lose_next);
+        let queued = lost && self.rng.once_in(2);
+        if queued && let Some(nova) = self.nova.as_mut() {
+            nova.lose_next = false;
+        }
+        queued
     }
 
     /// The request had its effect, and nobody is told.
@@ -303,7 +336,8 @@ impl World {
             None => (0..self.hosts.len()).filter(fits).collect(),
         };
         let to = (!chosen.is_empty()).then(|| chosen[self.rng.below(chosen.len() as u64) as usize]);
-        let takes = self.rng.between(300, 6_000);
+        // A large disk, a full queue: longer than anybody's patience with an answer.
+        let takes = self.rng.between(300, 40_000);
         self.at(takes, Event::NovaMoves { at, to, tries: 0 });
         Outcome::Done { detail: request }
     }
