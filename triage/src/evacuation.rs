@@ -30,6 +30,8 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// this long never came: Nova notes it before it does anything, and no proxy
 /// holds a request for so long.
 const UNSEEN_FOR: Duration = Duration::from_secs(60);
+/// Names of evacuations kept with a server: the newest are what a lost answer is told from.
+const REQUESTS_KEPT: usize = 4;
 /// A server that failed this often is given to a person.
 const TRIES_MAX: usize = 3;
 /// A step of the control plane that was refused, lost or failed is tried again after this.
@@ -438,7 +440,7 @@ impl Triage {
         }
         let id = step.id.incident;
         match outcome {
-            Outcome::Done { detail } => self.taken_up(step.id, detail),
+            Outcome::Done { detail } => self.taken_up(step.id, instance, detail),
             Outcome::Refused { reason, detail } => {
                 self.evacuation_failed(step, instance, format!("{reason}: {detail}"))
             }
@@ -473,15 +475,20 @@ impl Triage {
     /// Nova's names for the other tries with this server: an answer that was
     /// lost belongs to none of them.
     fn other_requests(&self, step: &StepRecord, instance: &InstanceId) -> BTreeSet<String> {
-        let incidents = self.durable.incidents.iter().map(|incident| incident.id);
-        let steps = incidents.flat_map(|id| self.durable.steps_of(id)).filter(|other| other.id != step.id);
-        let of = steps.filter(|other| matches!(&other.what, StepKind::Evacuate { instance: i, .. } if i == instance));
-        of.map(|other| other.handle).filter(|handle| !handle.is_empty()).collect()
+        let known = self.durable.instances.get(instance).map(|record| record.evacuations.as_slice());
+        known.unwrap_or_default().iter().filter(|request| **request != step.handle).cloned().collect()
     }
 
     /// Nova works on it, under this name.
-    fn taken_up(&mut self, step: StepId, request: String) {
+    fn taken_up(&mut self, step: StepId, instance: &InstanceId, request: String) {
         self.settle_step(step, StepState::Accepted);
+        if let Some(record) = self.durable.instances.edit(instance)
+            && !record.evacuations.contains(&request)
+        {
+            record.evacuations.push(request.clone());
+            let excess = record.evacuations.len().saturating_sub(REQUESTS_KEPT);
+            record.evacuations.drain(..excess);
+        }
         if let Some(record) = self.durable.steps.edit(&step) {
             record.handle = request;
         }
@@ -502,15 +509,15 @@ impl Triage {
             Course::UnderWay { request } => {
                 self.sight.unseen.remove(&id);
                 if step.handle != request {
-                    self.taken_up(id, request);
+                    self.taken_up(id, instance, request);
                 }
             }
             Course::Done { request, host } => {
-                self.taken_up(id, request);
+                self.taken_up(id, instance, request);
                 self.evacuated(&step, instance, &host);
             }
             Course::Failed { request, why } => {
-                self.taken_up(id, request);
+                self.taken_up(id, instance, request);
                 self.narrow();
                 self.evacuation_failed(&step, instance, why);
             }

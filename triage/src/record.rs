@@ -218,6 +218,8 @@ pub struct InstanceRecord {
     pub recover_word: Option<String>,
     /// Its evacuation that Nova may have: until it is settled nothing else is done about it.
     pub moving: Option<StepId>,
+    /// Nova's names of its latest evacuations, oldest first.
+    pub evacuations: Vec<String>,
 }
 
 /// One place where an instance may be running.

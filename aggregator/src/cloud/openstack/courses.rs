@@ -64,10 +64,10 @@ impl Shared {
             Err(Failure::Refused(refusal)) if refusal.kind == Kind::NotFound => return Err(Course::Deleted),
             Err(failure) => return Err(unknown(&failure)),
         };
-        // Newest first. Whoever asked for it: while it runs, ours may not be sent.
-        let evacuations = actions.into_iter().filter(|action| action.action == traces::EVACUATE);
-        let requests = evacuations.filter_map(|action| action.request_id);
-        Ok(requests.into_iter().find(|request| !of.others.contains(request)))
+        // Newest first: if that one is an earlier try, ours has not come. Whoever asked
+        // for it: while it runs, ours may not be sent.
+        let newest = actions.into_iter().find(|action| action.action == traces::EVACUATE);
+        Ok(newest.and_then(|action| action.request_id).filter(|request| !of.others.contains(request)))
     }
 
     /// Nova says done; the server itself must say so too.

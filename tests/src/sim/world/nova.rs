@@ -301,10 +301,11 @@ impl World {
         let guest = number(of.instance.as_str(), "guest-");
         let Some(nova) = &self.nova else { return Course::Unseen };
         let ours = |migration: &&Migration| match of.request.is_empty() {
-            true => migration.guest == guest && !of.others.contains(&migration.request),
+            true => migration.guest == guest,
             false => migration.request == of.request,
         };
-        match nova.moves.iter().rev().find(ours).map(|migration| (&migration.stage, migration.request.clone())) {
+        let newest = nova.moves.iter().rev().find(ours).filter(|migration| !of.others.contains(&migration.request));
+        match newest.map(|migration| (&migration.stage, migration.request.clone())) {
             None => Course::Unseen,
             Some((Stage::Moving, request)) => Course::UnderWay { request },
             Some((Stage::Done(host) | Stage::Completed(host), request)) => Course::Done { request, host: id(*host) },
