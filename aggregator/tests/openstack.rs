@@ -1,0 +1,246 @@
+//! The adapter for OpenStack against a Nova that is as careless as the real
+//! one: what triage asks for is carried out once, and every act is answered.
+
+#![allow(clippy::unwrap_used)]
+
+use medevac_aggregator::cloud::libvirt::{Carrier, LibvirtCloud};
+use medevac_aggregator::cloud::openstack::{Names, OpenstackCloud};
+use medevac_aggregator::engine::Input;
+use medevac_aggregator::ports::Cloud;
+use medevac_openstack::Nova;
+use medevac_openstack::fake::{Fake, FakeServer, Fault, Options, What};
+use medevac_proto::session::aggregator_frame::Body;
+use medevac_triage::{
+    CloudAct, CloudNews, ComputeService, Course, Epoch, HostId, IncidentId, InstanceId, Move, Observation, Outcome,
+    Server, SessionId, StepId,
+};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// No agent is asked for anything here.
+struct NoAgents;
+
+impl Carrier for NoAgents {
+    fn not_after(&self, _: &SessionId, _: Duration) -> Option<u64> {
+        None
+    }
+    fn send(&self, _: &SessionId, _: Body) -> bool {
+        false
+    }
+    fn report(&self, _: Observation) {}
+}
+
+struct Site {
+    fake: Fake,
+    cloud: OpenstackCloud,
+    inbox: mpsc::Receiver<Input>,
+    steps: u32,
+}
+
+impl Site {
+    async fn start(names: Names) -> Self {
+        let fake = Fake::start(Options::default()).await.unwrap();
+        let (told, inbox) = mpsc::channel(256);
+        let agents = LibvirtCloud::new(Box::new(NoAgents), "site".into(), Epoch::default());
+        let nova = Nova::new(fake.credentials()).unwrap();
+        let cloud = OpenstackCloud::new(agents, nova, names, told, tokio::runtime::Handle::current());
+        Self { fake, cloud, inbox, steps: 0 }
+    }
+
+    /// Three hosts, of which the first dies with one server, forced down.
+    async fn after_a_death() -> (Self, InstanceId) {
+        let mut site = Self::start(Names::default()).await;
+        for host in ["hv1", "hv2", "hv3"] {
+            site.fake.add_host(host);
+        }
+        let server = InstanceId(site.fake.add_server(FakeServer::on("hv1")));
+        site.fake.crash("hv1");
+        let step = site.step();
+        assert!(matches!(
+            site.change(step, CloudAct::ForceDown { step, host: "hv1".into() }).await,
+            Outcome::Done { .. }
+        ));
+        (site, server)
+    }
+
+    fn step(&mut self) -> StepId {
+        self.steps += 1;
+        StepId { incident: IncidentId(1), step: self.steps }
+    }
+
+    /// The first news that is wanted.
+    async fn news<T>(&mut self, wanted: impl Fn(&CloudNews) -> Option<T>) -> T {
+        let heard = async {
+            loop {
+                if let Some(Input::Seen(Observation::CloudSpoke(news))) = self.inbox.recv().await
+                    && let Some(found) = wanted(&news)
+                {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), heard).await.expect("every act is answered")
+    }
+
+    async fn change(&mut self, step: StepId, act: CloudAct) -> Outcome {
+        self.cloud.act(act);
+        self.news(|news| match news {
+            CloudNews::Answered { step: of, outcome } if *of == step => Some(outcome.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn evacuate(&mut self, server: &InstanceId) -> (StepId, Outcome) {
+        let step = self.step();
+        let (instance, source) = (server.clone(), HostId::from("hv1"));
+        let deadline = Duration::from_secs(10);
+        (step, self.change(step, CloudAct::Evacuate { step, instance, source, target: None, deadline }).await)
+    }
+
+    async fn course(&mut self, of: Move) -> Course {
+        self.cloud.act(CloudAct::Follow { source: "hv1".into(), ask: 9, moves: vec![of] });
+        self.news(|news| match news {
+            CloudNews::Followed { courses, .. } => Some(courses[0].1.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn servers_on(&mut self, host: &str) -> Vec<Server> {
+        self.cloud.act(CloudAct::ListServers { host: host.into(), ask: 1 });
+        self.news(|news| match news {
+            CloudNews::Servers { servers, .. } => Some(servers.clone().unwrap()),
+            _ => None,
+        })
+        .await
+    }
+}
+
+fn request(outcome: Outcome) -> String {
+    let Outcome::Done { detail } = outcome else { panic!("not taken: {outcome:?}") };
+    detail
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_hosts_server_is_evacuated_once_and_confirmed_by_its_own_request() {
+    let (mut site, server) = Site::after_a_death().await;
+    assert_eq!(site.servers_on("hv1").await.len(), 1);
+    let (step, outcome) = site.evacuate(&server).await;
+    let of = Move { step, instance: server.clone(), request: request(outcome), others: Default::default() };
+    let host = loop {
+        match site.course(of.clone()).await {
+            Course::Done { host, request } => {
+                assert_eq!(request, of.request);
+                break host;
+            }
+            Course::UnderWay { .. } => tokio::time::sleep(Duration::from_millis(50)).await,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_ne!(host.as_str(), "hv1");
+    assert_eq!(site.fake.evacuate_posts(server.as_str()), 1);
+    assert!(site.fake.ever_doubled().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_evacuation_never_reaches_nova() {
+    let (mut site, server) = Site::after_a_death().await;
+    request(site.evacuate(&server).await.1);
+    let (_, second) = site.evacuate(&server).await;
+    assert!(matches!(second, Outcome::Refused { .. }), "{second:?}");
+    assert_eq!(site.fake.evacuate_posts(server.as_str()), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evacuation_whose_time_is_over_is_never_sent() {
+    let (mut site, instance) = Site::after_a_death().await;
+    let step = site.step();
+    let deadline = Duration::ZERO;
+    let act = CloudAct::Evacuate { step, instance: instance.clone(), source: "hv1".into(), target: None, deadline };
+    assert_eq!(site.change(step, act).await, Outcome::NotSent);
+    assert_eq!(site.fake.evacuate_posts(instance.as_str()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_found_again_and_an_earlier_try_is_not_mistaken_for_it() {
+    let (mut site, server) = Site::after_a_death().await;
+    site.fake.add_fault(Fault::new(What::CutAfter).method("POST").path("/action").once());
+    let (step, outcome) = site.evacuate(&server).await;
+    assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
+    let lost = Move { step, instance: server.clone(), request: String::new(), others: Default::default() };
+    let (Course::UnderWay { request } | Course::Done { request, .. }) = site.course(lost.clone()).await else {
+        panic!("it was taken")
+    };
+    assert!(request.starts_with("req-"));
+    let later = Move { others: [request].into(), ..lost };
+    assert_eq!(site.course(later).await, Course::Unseen, "an earlier try is none of ours");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_never_came_leaves_no_trace() {
+    let (mut site, server) = Site::after_a_death().await;
+    site.fake.add_fault(Fault::new(What::CutBefore).method("POST").path("/action").once());
+    let (step, outcome) = site.evacuate(&server).await;
+    assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
+    let lost = Move { step, instance: server.clone(), request: String::new(), others: Default::default() };
+    assert_eq!(site.course(lost).await, Course::Unseen);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_nova_believes_up_keeps_its_servers() {
+    let mut site = Site::start(Names::default()).await;
+    site.fake.add_host("hv1");
+    site.fake.add_host("hv2");
+    let server = InstanceId(site.fake.add_server(FakeServer::on("hv1")));
+    let (_, outcome) = site.evacuate(&server).await;
+    assert!(matches!(&outcome, Outcome::Refused { reason, .. } if reason == "still-in-use"), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_somebody_else_disabled_stays_disabled() {
+    let mut site = Site::start(Names::default()).await;
+    site.fake.add_host("hv1");
+    site.fake.crash("hv1");
+    let (host, ours) = (HostId::from("hv1"), "medevac inc-1: hv1 is dead".to_owned());
+    let step = site.step();
+    request(site.change(step, CloudAct::ForceDown { step, host: host.clone() }).await);
+    let step = site.step();
+    let theirs = "rack 7 is being rewired".to_owned();
+    request(site.change(step, CloudAct::Disable { step, host: host.clone(), reason: theirs.clone() }).await);
+    let step = site.step();
+    request(site.change(step, CloudAct::Disable { step, host: host.clone(), reason: ours.clone() }).await);
+    let step = site.step();
+    request(site.change(step, CloudAct::Enable { step, host: host.clone(), reason: ours }).await);
+    let service: ComputeService = site
+        .news(|news| match news {
+            CloudNews::Services(services) => services.iter().find(|one| one.disabled_reason == theirs).cloned(),
+            _ => None,
+        })
+        .await;
+    assert!(!service.enabled, "{service:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_of_another_name_is_found_by_the_configured_one() {
+    let names = Names::new([(HostId::from("hv1"), "compute1.example.org".to_owned())].into());
+    let mut site = Site::start(names).await;
+    site.fake.add_host("compute1.example.org");
+    site.fake.add_server(FakeServer::on("compute1.example.org"));
+    let servers = site.servers_on("hv1").await;
+    assert_eq!(servers.iter().map(|server| server.host.as_str()).collect::<Vec<_>>(), ["hv1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nova_that_cannot_be_asked_is_told_and_told_again_when_it_can() {
+    let mut site = Site::start(Names::default()).await;
+    site.fake.add_host("hv1");
+    site.fake.add_fault(Fault::new(What::ErrorBefore(503)).path("/os-services").times(1));
+    let trouble = |news: &CloudNews| match news {
+        CloudNews::Trouble(why) if !why.is_empty() => Some(why.clone()),
+        _ => None,
+    };
+    let why = site.news(trouble).await;
+    assert!(why.contains("503"), "{why}");
+    site.news(|news| (*news == CloudNews::Trouble(String::new())).then_some(())).await;
+}
