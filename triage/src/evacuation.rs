@@ -332,7 +332,8 @@ impl Triage {
 
     /// Why earlier evacuations of this server in this incident failed.
     fn failed_tries(&self, id: IncidentId, instance: &InstanceId) -> Vec<String> {
-        let steps = self.durable.steps_of(id).into_iter();
+        let from = self.incident(id).map_or(0, |incident| incident.retried_from);
+        let steps = self.durable.steps_of(id).into_iter().filter(|step| step.id.step >= from);
         let of = steps.filter(|step| matches!(&step.what, StepKind::Evacuate { instance: i, .. } if i == instance));
         of.filter_map(|step| match step.state {
             StepState::Refused { reason } if !reason.starts_with(NOT_SENT) => Some(reason),

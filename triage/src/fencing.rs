@@ -80,6 +80,16 @@ impl Triage {
     fn review_alarm(&mut self, incident: IncidentRecord) {
         self.rest(incident.id);
         let Some(record) = incident.host.as_ref().and_then(|host| self.host(host)) else { return };
+        let now = self.now.at;
+        let stranger = self.watches.get(&record.id).and_then(|watch| watch.stranger_at).unwrap_or(self.started);
+        let (host, alone) = (record.id.clone(), now.since(stranger) > BACK_FOR);
+        if record.cloned.is_some() && alone && self.streams(&host) {
+            if let Some(record) = self.durable.hosts.edit(&host) {
+                record.cloned = None;
+            }
+            self.log(incident.id, "alone", format!("only one has spoken as {host} for {}", shown(now.since(stranger))));
+            return;
+        }
         let calm = record.cloned.is_none() && self.streams(&record.id);
         let old_news = self.work.get(&incident.id).is_some_and(|w| self.now.at.since(w.opened_at) > BACK_FOR);
         if calm && old_news {

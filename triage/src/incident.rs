@@ -95,6 +95,7 @@ impl Triage {
             opened: self.now.wall,
             closed: None,
             next_step: 0,
+            retried_from: 0,
             fence_passes: 0,
             approved: None,
             shot: false,

@@ -113,6 +113,7 @@ impl Triage {
             power_asked: watch.power_asked,
             power_on_at: watch.power_on_at,
             back_since: watch.back_since,
+            stranger_at: watch.stranger_at,
             shown: watch.shown,
             ..Watch::default()
         };
@@ -199,6 +200,10 @@ impl Triage {
 
     fn refuse_clone(&mut self, host: &HostId, session: &SessionId, why: String) {
         self.command(Command::CloseSession { host: host.clone(), session: session.clone(), why: "identity" });
+        let now = self.now.at;
+        if let Some(watch) = self.watches.get_mut(host) {
+            watch.stranger_at = Some(now);
+        }
         if self.host(host).is_some_and(|record| record.cloned.is_some()) {
             return; // Told once; it goes on until one of them is gone.
         }

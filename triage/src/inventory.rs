@@ -70,13 +70,15 @@ impl Triage {
             ..InstanceRecord::default()
         });
         let lives = shown.state.lives();
+        // What a start under way shows is not the guest yet: it may be about to fail.
+        let pending = record.homes.get(host).is_some_and(|home| self.is_pending(&home.why));
         if lives {
             let why = match record.homes.get(host) {
                 Some(home) if home.boot == *boot && self.is_pending(&home.why) => home.why.clone(),
                 _ => HomeWhy::Shown,
             };
             let incoming = shown.state == RunState::Incoming;
-            if !incoming {
+            if !incoming && !pending {
                 record.lived_in = Some((host.clone(), boot.clone()));
                 // It lives here: where it died before no longer matters.
                 record.homes.retain(|other, home| other == host || !self.is_dead(other, &home.boot));
@@ -88,7 +90,9 @@ impl Triage {
         // A copy that is merely defined says nothing about an instance that runs elsewhere.
         // A copy that waits for a migration has not lived there yet.
         let incoming = shown.state == RunState::Incoming;
-        let speaks = lives || record.last_host == *host || record.homes.is_empty();
+        // A definition left behind by a failed start is no home, as long as the former one has its own.
+        let orphaned = record.homes.is_empty() && !record.defined_on.contains(&record.last_host);
+        let speaks = !pending && (lives || record.last_host == *host || orphaned);
         if speaks && !incoming && (lives || whole) {
             describe(&mut record, host, shown);
         }

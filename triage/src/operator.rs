@@ -152,6 +152,9 @@ impl Triage {
 
     fn retry(&mut self, id: IncidentId, by: &str) -> Answer {
         self.open_one(id)?;
+        if let Some(incident) = self.durable.incidents.edit(&id) {
+            incident.retried_from = incident.next_step;
+        }
         let now = self.now.at;
         let work = self.work(id);
         work.retry_at = Some(now);

@@ -324,6 +324,9 @@ pub struct IncidentRecord {
     pub closed: Option<Wall>,
     /// Number of the next step: counts up, never reused.
     pub next_step: u32,
+    /// Refusals before this step are forgotten: an operator asked for another try.
+    #[serde(default)]
+    pub retried_from: u32,
     /// Fence passes that proved nothing.
     pub fence_passes: u32,
     pub approved: Option<String>,

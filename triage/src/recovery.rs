@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// Inventories gathered longer ago than this are not fresh.
 const GATHER_LASTS: Duration = Duration::from_secs(5);
+/// Agents see a start through or see it fail within this time.
+const START_SETTLES: Duration = Duration::from_secs(10);
 /// An unsettled start is asked about again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -235,22 +237,24 @@ impl Triage {
         let restarts_over =
             incident.kind == IncidentKind::InstanceGone && record.restarts >= self.settings.restarts_max;
         let home = self.home_target(record).filter(|_| !restarts_over);
+        let refused = home.as_ref().and_then(|home| self.refused_by(incident.id, record, home));
+        let at_home = refused.as_ref().map(|why| format!("; {}: {why}", record.last_host)).unwrap_or_default();
         let (target, why) = match home {
-            Some(home) => {
+            Some(home) if refused.is_none() => {
                 if let Some(why) = self.service_bars(&home).filter(|_| self.in_openstack()) {
                     return Err(why);
                 }
                 (home.clone(), format!("at home on {home}"))
             }
-            None if self.in_openstack() => {
+            _ if self.in_openstack() => {
                 return Err(format!(
-                    "it is not started at home again, and Nova moves nothing away from {} while that is up",
+                    "it is not started at home again, and Nova moves nothing away from {} while that is up{at_home}",
                     record.last_host
                 ));
             }
-            None => {
+            _ => {
                 let not = [record.last_host.clone()];
-                let score = self.choose_target(incident.id, record, &not)?;
+                let score = self.choose_target(incident.id, record, &not).map_err(|why| format!("{why}{at_home}"))?;
                 (score.host.clone(), score.to_string())
             }
         };
@@ -408,6 +412,7 @@ impl Triage {
     fn started(&mut self, id: IncidentId, mut record: InstanceRecord, target: &HostId) {
         if let Some(home) = record.homes.get_mut(target) {
             home.why = HomeWhy::Shown;
+            record.lived_in = Some((target.clone(), home.boot.clone()));
         }
         record.last_host = target.clone();
         record.last_state = crate::RunState::Running;
@@ -434,10 +439,10 @@ impl Triage {
             StepState::Done { .. } => self.started(id, record.clone(), &target),
             StepState::Refused { reason } => self.set_outcome(id, &record.id, OutcomeState::Planned, None, reason),
             StepState::Ordered | StepState::Accepted | StepState::Unknown { .. } => {
-                // A process alone may be a start that is about to fail: its agent knows better.
+                // What is shown while it starts may be a start that is about to fail: its agent knows better.
                 let unanswered = matches!(step.state, StepState::Unknown { .. });
-                let seen =
-                    self.shown_running(&target, &record.id) || (unanswered && self.shows_alive(&target, &record.id));
+                let seen = (self.is_old(step.id) && self.shown_running(&target, &record.id))
+                    || (unanswered && self.shows_alive(&target, &record.id));
                 if seen && self.streams(&target) {
                     self.settle_step(step.id, StepState::Done { detail: "its inventory shows it".to_owned() });
                     return self.started(id, record.clone(), &target);
@@ -451,6 +456,12 @@ impl Triage {
                 self.ask_again(step.id, &step.state, &target, record);
             }
         }
+    }
+
+    /// Ordered so long ago that a start that fails has failed by now.
+    fn is_old(&self, step: StepId) -> bool {
+        let left = self.step_until.get(&step).map(|until| until.since(self.now.at));
+        left.is_some_and(|left| left + START_SETTLES <= self.settings.start_deadline)
     }
 
     /// The target died with the start: its home there is proven dead, so the

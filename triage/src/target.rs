@@ -58,8 +58,8 @@ impl Triage {
             self.service_takes(&host.id)?;
         }
         self.reaches_disks(record, &host.id)?;
-        if self.refused_by(incident, record, &host.id) {
-            return Err("it refused this start".to_owned());
+        if let Some(why) = self.refused_by(incident, record, &host.id) {
+            return Err(why);
         }
         let spare = self.spare_kib(&host.id)?;
         let left = spare.checked_sub(record.memory_kib).ok_or_else(|| {
@@ -121,10 +121,17 @@ impl Triage {
         near.iter().filter_map(|id| self.durable.instances.get(id)).filter(pending).cloned().collect()
     }
 
-    fn refused_by(&self, incident: IncidentId, record: &InstanceRecord, host: &HostId) -> bool {
-        self.durable.steps_of(incident).iter().any(|step| {
-            let start = matches!(&step.what, StepKind::Start { instance, target, .. } if *instance == record.id && target == host);
-            start && matches!(step.state, StepState::Refused { .. })
+    /// What this host answered when it refused this start; an operator's `retry` asks it once more.
+    pub(crate) fn refused_by(&self, incident: IncidentId, record: &InstanceRecord, host: &HostId) -> Option<String> {
+        let from = self.incident(incident).map_or(0, |incident| incident.retried_from);
+        let steps = self.durable.steps_of(incident);
+        steps.iter().rev().filter(|step| step.id.step >= from).find_map(|step| match (&step.what, &step.state) {
+            (StepKind::Start { instance, target, .. }, StepState::Refused { reason })
+                if *instance == record.id && target == host =>
+            {
+                Some(format!("it refused this start: {reason:.120}"))
+            }
+            _ => None,
         })
     }
 

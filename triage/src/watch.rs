@@ -44,6 +44,8 @@ pub struct Watch {
     pub banner_asked: Option<Moment>,
     /// Heard again with the same boot although an off order is out.
     pub back_since: Option<Moment>,
+    /// Somebody else spoke under this host's name then.
+    pub stranger_at: Option<Moment>,
     /// Shown last, so that a change is one line in the log.
     pub shown: &'static str,
 }
