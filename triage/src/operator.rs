@@ -208,7 +208,7 @@ impl Triage {
             return refuse("own-host", format!("this aggregator runs on {host}"));
         }
         if let Some(id) = self.host_incident(host) {
-            return refuse("has-incident", format!("{host} is dealt with in {id}: approve or retry that one"));
+            return self.fence_in(id, host, by, reason);
         }
         let boot = record.boots.last().cloned();
         let opening = Opening { kind: IncidentKind::HostShot, host: Some(host.clone()), boot, instance: None };
@@ -217,6 +217,31 @@ impl Triage {
             incident.approved = Some(format!("{by}: {reason}"));
         }
         self.log(id, "ordered", format!("{by} orders {host} off: {reason}"));
+        Ok(format!("{id}: {host} will be switched off"))
+    }
+
+    /// An incident about this host that has not ordered anything yet becomes a
+    /// person's own shot: it needs no condemnation.
+    fn fence_in(&mut self, id: IncidentId, host: &HostId, by: &str, reason: &str) -> Answer {
+        let untouched = |phase: &Phase| {
+            matches!(
+                phase,
+                Phase::Watching
+                    | Phase::Observed
+                    | Phase::WaitingForApproval
+                    | Phase::WaitingForRail { .. }
+                    | Phase::Paused
+            )
+        };
+        match self.durable.incidents.edit(&id) {
+            Some(incident) if untouched(&incident.phase) && !incident.shot => {
+                incident.kind = IncidentKind::HostShot;
+                incident.approved = Some(format!("{by}: {reason}"));
+            }
+            _ => return refuse("has-incident", format!("{host} is dealt with in {id}: retry that one")),
+        }
+        self.log(id, "ordered", format!("{by} orders {host} off: {reason}"));
+        self.work(id).restless = true;
         Ok(format!("{id}: {host} will be switched off"))
     }
 
