@@ -7,13 +7,14 @@
 #   make demo-down   removes all that the demo made, also after a crash
 #   make bench       figures, with the machine's load beside them; root
 #   make soak        the long ones: many seeds, cases at their real times; root
+#   make lab-openstack  a real Keystone, Placement, Glance and Nova on this machine; root
 #   make deny        licences, duplicates and sources of the dependencies
 
 CARGO ?= cargo
 PROGRAMS = -p medevac-agent -p medevac-aggregator -p medevac-ctl
 SEEDS_SOAK ?= 20000
 
-.PHONY: check lint unit test guards lab lab-programs lab-without-proof demo demo-programs demo-down bench soak deny build-packages
+.PHONY: check lint unit test guards lab lab-programs lab-without-proof lab-openstack demo demo-programs demo-down bench soak deny build-packages
 
 build-packages:
 	@tests/need packaging/apt-build.txt
@@ -45,6 +46,10 @@ lab: lab-programs
 # The same suite against a build without the proof check must fail.
 lab-without-proof: lab-programs
 	MEDEVAC_BIN=target/lab MEDEVAC_LAB_AGGREGATOR_ARGS="--without-guards proof" tests/lab/run.py --expect-failure -k without_a_proof
+
+# A real OpenStack beside the lab. Not part of `test` yet: some of its cases are being written.
+lab-openstack: lab-programs
+	MEDEVAC_BIN=target/lab tests/openstack/run.py
 
 test: check guards lab-without-proof lab
 
