@@ -21,6 +21,7 @@ pub mod config;
 pub mod control;
 pub mod digest;
 pub mod domain_xml;
+pub mod gate;
 pub mod guests;
 pub mod hands;
 pub mod host;

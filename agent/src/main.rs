@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use medevac_agent::{app, control};
+use medevac_agent::config::Config;
+use medevac_agent::{app, control, gate, host};
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 /// Exit code for a faulty configuration; the unit file knows it.
@@ -37,6 +39,8 @@ enum Word {
         #[arg(long)]
         reason: String,
     },
+    /// Wait until the hold of this boot has ended: what nova-compute's unit runs before it.
+    WaitRelease,
 }
 
 fn main() -> Result<()> {
@@ -53,21 +57,32 @@ fn main() -> Result<()> {
         println!("{}: fine", cli.config.display());
         return Ok(());
     }
-    // One thread: the agent is small, and what blocks has threads of its own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let word = match cli.word {
+        None => return run(config),
+        Some(Word::WaitRelease) => {
+            gate::wait(&config.state_dir, &host::Identity::read(&config.machine_identity)?.boot_id);
+            return Ok(());
+        }
         Some(Word::Release { reason }) => control::Word::Release(reason),
         Some(Word::GiveBack { reason }) => control::Word::GiveBack(reason),
-        None => {
-            let filter = EnvFilter::try_from_env("MEDEVAC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-            let colour = std::io::stderr().is_terminal();
-            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
-            let result = runtime.block_on(app::run(config));
-            // Threads that hang in libvirt or on dead storage are not waited for.
-            runtime.shutdown_background();
-            return result;
-        }
     };
-    runtime.block_on(control::say(&config.state_dir, &word))?.iter().for_each(|line| println!("{line}"));
+    runtime()?.block_on(control::say(&config.state_dir, &word))?.iter().for_each(|line| println!("{line}"));
     Ok(())
+}
+
+/// The daemon, until a signal ends it.
+fn run(config: Config) -> Result<()> {
+    let filter = EnvFilter::try_from_env("MEDEVAC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
+    let runtime = runtime()?;
+    let result = runtime.block_on(app::run(config));
+    // Threads that hang in libvirt or on dead storage are not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+/// One thread: the agent is small, and what blocks has threads of its own.
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

@@ -1,0 +1,117 @@
+//! The gate before nova-compute: shut while the guests of this boot are held.
+//!
+//! ```text
+//!   boot --> nova-compute.service --ExecStartPre--> medevac-agent wait-release --> nova-compute
+//!                                                          | looks at state.json
+//!   medevac-agent: hold ends (an order, or a person's word) +
+//! ```
+//!
+//! nova-compute would start a server that is being evacuated, or destroy the
+//! copy of one whose evacuation then fails. So it waits until the agent has
+//! been told that none is under way. The gate reads the agent's file and needs
+//! no running agent to open: a hold that has ended stays ended in this boot.
+
+use crate::state::State;
+use std::path::Path;
+use std::time::Duration;
+
+/// The file is small and this is a local read.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// The console says again why nova-compute waits.
+const SAY_EVERY: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gate {
+    Open,
+    /// Why, and what ends it.
+    Shut(String),
+}
+
+/// Whether the guests of this boot may be started.
+pub fn look(state_dir: &Path, boot_id: &str) -> Gate {
+    let path = state_dir.join("state.json");
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        // Never run here: there is nothing to hold.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Gate::Open,
+        Err(e) => return Gate::Shut(format!("{} cannot be read: {e}", path.display())),
+    };
+    match serde_json::from_slice::<State>(&bytes) {
+        Ok(state) => judge(&state, boot_id),
+        Err(e) => Gate::Shut(format!("{} is damaged ({e}): move it away", path.display())),
+    }
+}
+
+fn judge(state: &State, boot_id: &str) -> Gate {
+    let waits = "the aggregator has not said yet that none of its servers is being evacuated";
+    match (state.boot_id == boot_id, state.held) {
+        (true, false) => Gate::Open,
+        (true, true) => {
+            Gate::Shut(format!("{waits}; without one: medevac-agent release --reason '...' once none runs elsewhere"))
+        }
+        (false, _) if state.boot_id.is_empty() || !state.acts() => Gate::Open,
+        (false, _) => {
+            Gate::Shut("medevac-agent has not run in this boot yet: systemctl status medevac-agent".to_owned())
+        }
+    }
+}
+
+/// Returns once the gate is open; says every half minute why it is shut.
+pub fn wait(state_dir: &Path, boot_id: &str) {
+    let mut told = None::<std::time::Instant>;
+    while let Gate::Shut(why) = look(state_dir, boot_id) {
+        if told.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            eprintln!("the servers of this host are held: {why}");
+            told = Some(std::time::Instant::now());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::StateFile;
+
+    fn joined(mode: &str) -> (tempfile::TempDir, StateFile) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = StateFile::open(dir.path(), "b1").unwrap();
+        file.change(|state| state.mode = mode.to_owned()).unwrap();
+        (dir, file)
+    }
+
+    #[test]
+    fn a_host_on_which_no_agent_ever_ran_holds_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(look(dir.path(), "b1"), Gate::Open);
+    }
+
+    #[test]
+    fn the_first_boot_with_an_agent_holds_nothing() {
+        let (dir, _file) = joined("act");
+        assert_eq!(look(dir.path(), "b1"), Gate::Open);
+    }
+
+    #[test]
+    fn a_new_boot_is_shut_before_its_agent_runs_and_until_the_hold_ends() {
+        let (dir, _) = joined("act");
+        assert!(matches!(look(dir.path(), "b2"), Gate::Shut(why) if why.contains("has not run in this boot")));
+        let file = StateFile::open(dir.path(), "b2").unwrap();
+        assert!(matches!(look(dir.path(), "b2"), Gate::Shut(why) if why.contains("being evacuated")));
+        file.change(|state| state.held = false).unwrap();
+        assert_eq!(look(dir.path(), "b2"), Gate::Open);
+    }
+
+    #[test]
+    fn a_site_in_observe_is_never_held_up() {
+        let (dir, _file) = joined("observe");
+        assert_eq!(look(dir.path(), "b2"), Gate::Open);
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_reason_to_start() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("state.json"), "{").unwrap();
+        assert!(matches!(look(dir.path(), "b1"), Gate::Shut(why) if why.contains("damaged")));
+    }
+}
