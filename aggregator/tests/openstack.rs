@@ -39,7 +39,11 @@ struct Site {
 
 impl Site {
     async fn start(names: Names) -> Self {
-        let fake = Fake::start(Options::default()).await.unwrap();
+        Self::of(Fake::start(Options::default()).await.unwrap(), names)
+    }
+
+    /// For what is read at the start alone, or rarely.
+    fn of(fake: Fake, names: Names) -> Self {
         let (told, inbox) = mpsc::channel(256);
         let agents = LibvirtCloud::new(Box::new(NoAgents), "site".into(), Epoch::default());
         let nova = Nova::new(fake.credentials()).unwrap();
@@ -229,6 +233,31 @@ async fn a_host_of_another_name_is_found_by_the_configured_one() {
     site.fake.add_server(FakeServer::on("compute1.example.org"));
     let servers = site.servers_on("hv1").await;
     assert_eq!(servers.iter().map(|server| server.host.as_str()).collect::<Vec<_>>(), ["hv1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aggregates_are_told_with_our_names_of_their_hosts_their_zone_and_their_marks() {
+    let names = Names::new([(HostId::from("hv1"), "compute1.example.org".to_owned())].into());
+    let fake = Fake::start(Options::default()).await.unwrap();
+    fake.add_host("compute1.example.org");
+    fake.add_host("hv2");
+    let id = fake.add_aggregate("fast", Some("east"), &["compute1.example.org", "hv2"]);
+    fake.mark_aggregate(id, "medevac:ha", "on");
+    fake.add_aggregate("big", None, &[]);
+    // Once in vain: it is asked again soon, not after half a minute.
+    fake.add_fault(Fault::new(What::ErrorBefore(503)).path("/os-aggregates").once());
+    let mut site = Site::of(fake, names);
+    let told = site
+        .news(|news| match news {
+            CloudNews::Aggregates(all) => Some(all.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(told.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["big", "fast"]);
+    assert_eq!(told[1].zone, "east");
+    assert_eq!(told[1].hosts, [HostId::from("hv1"), HostId::from("hv2")].into());
+    assert_eq!(told[1].marks.get("medevac:ha").map(String::as_str), Some("on"));
+    assert_eq!((told[0].zone.as_str(), told[0].hosts.len()), ("", 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

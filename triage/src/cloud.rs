@@ -38,6 +38,18 @@ pub struct ComputeService {
     pub report_age: Duration,
 }
 
+/// Hosts that an operator has put together, and what is said of all of them.
+/// A host may be in several; of those that name a zone, in one at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Aggregate {
+    pub name: String,
+    /// Empty: it makes no availability zone.
+    pub zone: String,
+    pub hosts: BTreeSet<HostId>,
+    /// Its metadata, as operators write it.
+    pub marks: BTreeMap<String, String>,
+}
+
 /// One server as Nova shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Server {
@@ -170,6 +182,8 @@ impl CloudAct {
 pub enum CloudNews {
     /// All compute services, read to the end.
     Services(Vec<ComputeService>),
+    /// All host aggregates; where they could not be read, the last ones stay.
+    Aggregates(Vec<Aggregate>),
     Servers {
         host: HostId,
         ask: u64,
@@ -209,6 +223,7 @@ pub struct ServiceHold {
 pub(crate) struct Sight {
     pub services: BTreeMap<HostId, ComputeService>,
     pub services_at: Option<Moment>,
+    pub aggregates: Vec<Aggregate>,
     pub trouble: Option<String>,
     pub listings: BTreeMap<HostId, Listing>,
     pub found: BTreeMap<InstanceId, Finding>,
@@ -264,6 +279,11 @@ impl Triage {
         self.settings.cloud == CloudKind::Openstack
     }
 
+    /// The aggregates that a host is in, in the order of their names.
+    pub fn aggregates_of<'a>(&'a self, host: &'a HostId) -> impl Iterator<Item = &'a Aggregate> {
+        self.sight.aggregates.iter().filter(move |aggregate| aggregate.hosts.contains(host))
+    }
+
     pub(crate) fn service(&self, host: &HostId) -> Option<&ComputeService> {
         self.sight.services.get(host)
     }
@@ -271,6 +291,7 @@ impl Triage {
     pub(crate) fn take_cloud_news(&mut self, news: CloudNews) {
         match news {
             CloudNews::Services(services) => self.take_services(services),
+            CloudNews::Aggregates(aggregates) => self.sight.aggregates = aggregates,
             CloudNews::Servers { host, ask, servers } => self.take_listing(&host, ask, servers),
             CloudNews::Found { instance, ask, server } => {
                 if let Some(finding) = self.sight.found.get_mut(&instance)

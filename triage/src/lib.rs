@@ -50,7 +50,7 @@ mod time;
 mod view;
 mod watch;
 
-pub use cloud::{CloudAct, CloudKind, CloudNews, ComputeService, Course, Move, Server, ServiceHold};
+pub use cloud::{Aggregate, CloudAct, CloudKind, CloudNews, ComputeService, Course, Move, Server, ServiceHold};
 pub use command::{Care, Command, Decision, Note, Order, Refusal, Reply};
 pub use evidence::Doubt;
 pub use id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};

@@ -291,9 +291,19 @@ impl Fake {
         self.change(|world, _| {
             let id = i64::try_from(world.aggregates.len()).unwrap_or(i64::MAX - 1) + 1;
             let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-            world.aggregates.push(Agg { id, name: name.to_owned(), zone: zone.map(str::to_owned), hosts });
+            let (name, zone) = (name.to_owned(), zone.map(str::to_owned));
+            world.aggregates.push(Agg { id, name, zone, hosts, metadata: BTreeMap::new() });
             id
         })
+    }
+
+    /// A mark on an aggregate, beside the zone that Nova keeps there itself.
+    pub fn mark_aggregate(&self, id: i64, key: &str, value: &str) {
+        self.change(|world, _| {
+            for one in world.aggregates.iter_mut().filter(|one| one.id == id) {
+                one.metadata.insert(key.to_owned(), value.to_owned());
+            }
+        });
     }
 
     pub fn add_server_group(&self, name: &str, policy: &str, members: &[&str]) {

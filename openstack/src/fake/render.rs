@@ -128,8 +128,11 @@ impl View<'_> {
     }
 
     pub fn aggregate(&self, aggregate: &Agg) -> Value {
+        let mut metadata = aggregate.metadata.clone();
+        // Nova keeps the zone among what people write there.
+        metadata.extend(aggregate.zone.clone().map(|zone| ("availability_zone".to_owned(), zone)));
         json!({"id": aggregate.id, "name": aggregate.name, "availability_zone": aggregate.zone,
-               "hosts": aggregate.hosts, "metadata": {}, "deleted": false})
+               "hosts": aggregate.hosts, "metadata": metadata, "deleted": false})
     }
 
     pub fn group(&self, group: &Group) -> Value {

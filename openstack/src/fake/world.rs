@@ -115,6 +115,7 @@ pub(super) struct Agg {
     pub name: String,
     pub zone: Option<String>,
     pub hosts: Vec<String>,
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// An evacuation under way.

@@ -4,7 +4,7 @@
 //! ```text
 //!   loop --act--> OpenstackCloud --task--> Nova        at most REQUESTS_MAX at a time
 //!   loop <-CloudSpoke---------------------- task
-//!                  watcher, every few seconds: the compute services
+//!                  watcher, every few seconds: the compute services, the aggregates
 //! ```
 //!
 //! Orders to agents (the end of a hold, an incoming copy) go over the sessions
@@ -85,7 +85,7 @@ pub struct OpenstackCloud {
 }
 
 impl OpenstackCloud {
-    /// Begins to watch the compute services.
+    /// Begins to watch the compute services and the aggregates.
     pub fn new(
         agents: LibvirtCloud,
         nova: Nova,
@@ -96,6 +96,7 @@ impl OpenstackCloud {
         let turns = Semaphore::new(REQUESTS_MAX);
         let shared = Arc::new(Shared { nova, names, services: Mutex::default(), inbox, turns });
         runtime.spawn(watcher::watch(Arc::clone(&shared)));
+        runtime.spawn(watcher::watch_aggregates(Arc::clone(&shared)));
         Self { agents, shared, runtime }
     }
 }
