@@ -13,6 +13,7 @@ use crate::observation::Outcome;
 use crate::time::Moment;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What runs the instances.
@@ -47,10 +48,24 @@ pub struct Aggregate {
     pub zone: String,
     pub hosts: BTreeSet<HostId>,
     /// Its metadata, as operators write it.
-    pub marks: BTreeMap<String, String>,
+    pub marks: Marks,
 }
 
-/// One server as Nova shows it.
+/// What is said of something, by the name of the mark.
+pub type Marks = BTreeMap<String, String>;
+
+/// What servers are made from: a flavor or an image, shared by all that are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mould {
+    /// Of an image; a flavor is known by its name alone.
+    pub id: String,
+    /// Empty where it is not the operators' to give: anybody names their own images as they like.
+    pub name: String,
+    /// The operators' marks on it.
+    pub marks: Marks,
+}
+
+/// One server as Nova shows it. Ten thousand of them are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Server {
     pub id: InstanceId,
@@ -60,8 +75,13 @@ pub struct Server {
     pub vm_state: String,
     pub task_state: Option<String>,
     pub memory_kib: u64,
-    /// What its tenant or an operator says about its recovery, by the name of the mark.
-    pub marks: BTreeMap<String, String>,
+    pub project: Arc<str>,
+    pub zone: Arc<str>,
+    pub flavor: Arc<Mould>,
+    /// Empty where it was booted from a volume.
+    pub image: Arc<Mould>,
+    /// What its tenant says about its recovery, reduced to the marks that are read.
+    pub marks: Marks,
 }
 
 /// One evacuation that is asked about.
@@ -184,6 +204,8 @@ pub enum CloudNews {
     Services(Vec<ComputeService>),
     /// All host aggregates; where they could not be read, the last ones stay.
     Aggregates(Vec<Aggregate>),
+    /// All servers of all projects, read to the end.
+    Roster(Vec<Server>),
     Servers {
         host: HostId,
         ask: u64,
@@ -224,6 +246,8 @@ pub(crate) struct Sight {
     pub services: BTreeMap<HostId, ComputeService>,
     pub services_at: Option<Moment>,
     pub aggregates: Vec<Aggregate>,
+    /// All servers as last told: by the roster, or by a list or an answer about one that came later.
+    pub roster: BTreeMap<InstanceId, Server>,
     pub trouble: Option<String>,
     pub listings: BTreeMap<HostId, Listing>,
     pub found: BTreeMap<InstanceId, Finding>,
@@ -291,13 +315,23 @@ impl Triage {
     pub(crate) fn take_cloud_news(&mut self, news: CloudNews) {
         match news {
             CloudNews::Services(services) => self.take_services(services),
-            CloudNews::Aggregates(aggregates) => self.sight.aggregates = aggregates,
+            CloudNews::Aggregates(aggregates) => {
+                self.care_is_stale |= self.sight.aggregates != aggregates;
+                self.sight.aggregates = aggregates;
+            }
+            CloudNews::Roster(servers) => {
+                self.care_is_stale = true;
+                self.sight.roster = servers.into_iter().map(|server| (server.id.clone(), server)).collect();
+            }
             CloudNews::Servers { host, ask, servers } => self.take_listing(&host, ask, servers),
             CloudNews::Found { instance, ask, server } => {
                 if let Some(finding) = self.sight.found.get_mut(&instance)
                     && finding.ask == ask
                 {
                     finding.taken_at = finding.asked_at;
+                    if let Ok(Some(server)) = &server {
+                        self.sight.roster.insert(instance, server.clone());
+                    }
                     finding.server = Some(server);
                 }
             }
@@ -368,6 +402,8 @@ impl Triage {
             Ok(servers) => {
                 listing.taken_at = listing.asked_at;
                 listing.failed = None;
+                let known = servers.iter().map(|server| (server.id.clone(), server.clone()));
+                self.sight.roster.extend(known);
                 listing.servers = Some(servers.into_iter().map(|server| (server.id.clone(), server)).collect());
             }
             Err(why) => listing.failed = Some(why),

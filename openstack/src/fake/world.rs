@@ -68,6 +68,8 @@ pub(super) struct Srv {
     pub metadata: BTreeMap<String, String>,
     pub project: String,
     pub flavor: String,
+    pub extra_specs: BTreeMap<String, String>,
+    pub image: String,
     pub from_volume: bool,
     pub locked: Option<String>,
     pub pinned: Option<String>,
@@ -143,6 +145,8 @@ pub(super) struct World {
     pub actions: BTreeMap<String, Vec<Act>>,
     pub groups: Vec<Group>,
     pub aggregates: Vec<Agg>,
+    /// As Glance shows them.
+    pub images: BTreeMap<String, serde_json::Value>,
     /// What really runs: (server, host).
     pub running: BTreeSet<(String, String)>,
     /// Servers that at some time ran twice.
