@@ -215,7 +215,7 @@ pub enum CloudNews {
     Found {
         instance: InstanceId,
         ask: u64,
-        server: Result<Option<Server>, String>,
+        server: Result<Option<Box<Server>>, String>,
     },
     Followed {
         source: HostId,
@@ -330,9 +330,9 @@ impl Triage {
                 {
                     finding.taken_at = finding.asked_at;
                     if let Ok(Some(server)) = &server {
-                        self.sight.roster.insert(instance, server.clone());
+                        self.sight.roster.insert(instance, Server::clone(server));
                     }
-                    finding.server = Some(server);
+                    finding.server = Some(server.map(|server| server.map(|server| *server)));
                 }
             }
             CloudNews::Followed { source, ask, courses } => {

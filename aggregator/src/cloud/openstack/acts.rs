@@ -26,7 +26,7 @@ impl Shared {
             }
             CloudAct::FindServer { instance, ask } => {
                 let server = match self.nova.server(instance.as_str(), begun + LOOK_WITHIN).await.result() {
-                    Ok(server) => Ok(self.known(vec![server]).await.pop()),
+                    Ok(server) => Ok(self.known(vec![server]).await.pop().map(Box::new)),
                     Err(Failure::Refused(refusal)) if refusal.kind == Kind::NotFound => Ok(None),
                     Err(failure) => Err(failure.to_string()),
                 };

@@ -239,7 +239,7 @@ impl World {
             }
             CloudAct::FindServer { instance, ask } => {
                 let guest = number(instance.as_str(), "guest-");
-                let server = if down { Err(error) } else { Ok(Some(self.server(guest))) };
+                let server = if down { Err(error) } else { Ok(Some(Box::new(self.server(guest)))) };
                 CloudNews::Found { instance, ask, server }
             }
             CloudAct::Follow { source, ask, moves } => {
