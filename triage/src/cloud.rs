@@ -319,22 +319,9 @@ impl Triage {
                 self.care_is_stale |= self.sight.aggregates != aggregates;
                 self.sight.aggregates = aggregates;
             }
-            CloudNews::Roster(servers) => {
-                self.care_is_stale = true;
-                self.sight.roster = servers.into_iter().map(|server| (server.id.clone(), server)).collect();
-            }
+            CloudNews::Roster(servers) => self.take_roster(servers),
             CloudNews::Servers { host, ask, servers } => self.take_listing(&host, ask, servers),
-            CloudNews::Found { instance, ask, server } => {
-                if let Some(finding) = self.sight.found.get_mut(&instance)
-                    && finding.ask == ask
-                {
-                    finding.taken_at = finding.asked_at;
-                    if let Ok(Some(server)) = &server {
-                        self.sight.roster.insert(instance, Server::clone(server));
-                    }
-                    finding.server = Some(server.map(|server| server.map(|server| *server)));
-                }
-            }
+            CloudNews::Found { instance, ask, server } => self.take_finding(&instance, ask, server),
             CloudNews::Followed { source, ask, courses } => {
                 if let Some(following) = self.sight.following.get_mut(&source)
                     && following.ask == ask
@@ -393,18 +380,23 @@ impl Triage {
         self.sight.told_names.retain(|host| !self.sight.services.contains_key(host));
     }
 
+    fn take_finding(&mut self, instance: &InstanceId, ask: u64, server: Result<Option<Box<Server>>, String>) {
+        let Some(finding) = self.sight.found.get_mut(instance).filter(|finding| finding.ask == ask) else { return };
+        let server = server.map(|server| server.map(|server| *server));
+        let told = server.clone().ok().flatten();
+        finding.taken_at = finding.asked_at;
+        finding.server = Some(server);
+        self.meet(told);
+    }
+
     fn take_listing(&mut self, host: &HostId, ask: u64, servers: Result<Vec<Server>, String>) {
-        let Some(listing) = self.sight.listings.get_mut(host) else { return };
-        if listing.ask != ask {
-            return;
-        }
+        let Some(listing) = self.sight.listings.get_mut(host).filter(|listing| listing.ask == ask) else { return };
         match servers {
             Ok(servers) => {
                 listing.taken_at = listing.asked_at;
                 listing.failed = None;
-                let known = servers.iter().map(|server| (server.id.clone(), server.clone()));
-                self.sight.roster.extend(known);
-                listing.servers = Some(servers.into_iter().map(|server| (server.id.clone(), server)).collect());
+                listing.servers = Some(servers.iter().map(|server| (server.id.clone(), server.clone())).collect());
+                self.meet(servers);
             }
             Err(why) => listing.failed = Some(why),
         }

@@ -246,6 +246,9 @@ impl Triage {
             return Next::Outcome(OutcomeState::Recovered, Some(host.clone()), format!("runs on {host}"));
         }
         let Some(server) = server else { return self.account_for(incident.id, source, record) };
+        if server.is_hollow() {
+            return wait("Nova names it and does not show its state: can its cell's database be reached?".to_owned());
+        }
         let policy = self.policy_with(record, Some(server));
         if !policy.protected.value {
             return skip(&format!("it is not protected: {}", policy.protected.rule));

@@ -55,18 +55,6 @@ impl Triage {
         }
     }
 
-    /// Nova's hosts on which nobody speaks to us: nothing is known of them, and nothing done.
-    fn hosts_without_agent(&self) -> impl Iterator<Item = &HostId> {
-        self.sight.services.keys().filter(|host| self.host(host).is_none())
-    }
-
-    /// Servers on such hosts.
-    fn strangers(&self) -> impl Iterator<Item = &Server> {
-        let strange = |server: &&Server| !server.host.as_str().is_empty() && self.host(&server.host).is_none();
-        let known = |server: &&Server| self.durable.instances.get(&server.id).is_some();
-        self.sight.roster.values().filter(move |server| strange(server) && !known(server))
-    }
-
     /// Why this host could not be condemned or fenced if it died now.
     fn lacks_proof(&self, host: &HostRecord) -> Option<String> {
         let Some(device) = self.settings.devices.get(&host.id) else {

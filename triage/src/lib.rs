@@ -41,6 +41,7 @@ mod rails;
 mod record;
 mod recovery;
 mod returning;
+mod roster;
 mod servers;
 mod settings;
 mod standing;
