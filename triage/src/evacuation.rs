@@ -102,6 +102,7 @@ impl Triage {
 
     /// Nothing can be done for any of them now. Those under way are followed all the same.
     fn all_wait(&mut self, incident: &IncidentRecord, host: &HostId, why: &str) {
+        self.work(incident.id).tiers.stood_still();
         for instance in self.lost_with(incident, host) {
             let Some(record) = self.durable.instances.get(&instance).cloned() else { continue };
             let state = self.durable.outcome(incident.id, &instance).map(|outcome| outcome.state);

@@ -46,6 +46,11 @@ impl Tiers {
         self.stay.insert(instance.clone());
     }
 
+    /// Nothing could be done for anybody: nobody's patience ran.
+    pub fn stood_still(&mut self) {
+        self.progress = None;
+    }
+
     pub fn nobody_stays(&mut self) {
         self.stay.clear();
     }
@@ -111,6 +116,8 @@ impl Triage {
     fn find_front(&mut self, id: IncidentId, policies: &BTreeMap<InstanceId, Policy>) {
         let now = self.now.at;
         let mut open: BTreeMap<u32, Vec<(String, bool)>> = BTreeMap::new();
+        let incident = self.incident(id).cloned();
+        let mut braked = false;
         for (instance, policy) in policies {
             let Some(tier) = policy.tier.as_ref().filter(|_| policy.protected.value) else { continue };
             let state = self.durable.outcome(id, instance).map(|outcome| outcome.state);
@@ -121,8 +128,9 @@ impl Triage {
                 Some(OutcomeState::Waiting) => false,
                 None | Some(OutcomeState::Planned | OutcomeState::Starting) => true,
             };
-            let name = self.durable.instances.get(instance).map(|record| record.name.clone()).unwrap_or_default();
-            open.entry(tier.value).or_default().push((name, under_way));
+            let Some(record) = self.durable.instances.get(instance) else { continue };
+            braked |= incident.as_ref().is_some_and(|incident| self.brake(incident, record).is_some());
+            open.entry(tier.value).or_default().push((record.name.clone(), under_way));
         }
         let tiers = &mut self.work(id).tiers;
         let front = open.into_iter().find(|(tier, _)| !tiers.given_up.contains(tier));
@@ -131,7 +139,8 @@ impl Triage {
         let under_way = of.iter().any(|(_, under_way)| *under_way);
         let progress = (tier, of.len(), under_way);
         let since = match tiers.progress {
-            Some((known, since)) if known == progress => since,
+            // While a pause or an approval stops everybody, nobody can come back.
+            Some((known, since)) if known == progress && !braked => since,
             _ => now,
         };
         tiers.progress = Some((progress, since));

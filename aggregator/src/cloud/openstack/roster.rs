@@ -51,10 +51,9 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     let mut pause = AGAIN;
     loop {
         let begun = Instant::now();
-        match shared.nova.servers(None, begun + WITHIN).await.result() {
+        match shared.nova.all_servers(|server| shared.server(server), begun + WITHIN).await.result() {
             Ok(servers) => {
-                shared.read_images(&servers, Instant::now() + LOOK_WITHIN).await;
-                let servers = servers.into_iter().map(|server| shared.server(server)).collect();
+                let servers = shared.with_images(servers, Instant::now() + LOOK_WITHIN).await;
                 shared.tell(CloudNews::Roster(servers)).await;
                 pause = EVERY;
             }
@@ -67,8 +66,19 @@ pub(super) async fn watch(shared: Arc<Shared>) {
 impl Shared {
     /// As [`Shared::server`], with what its image says if that can be had soon.
     pub(super) async fn known(&self, servers: Vec<medevac_openstack::Server>) -> Vec<Server> {
-        self.read_images(&servers, Instant::now() + IMAGES_WITHIN).await;
-        servers.into_iter().map(|server| self.server(server)).collect()
+        let servers = servers.into_iter().map(|server| self.server(server)).collect();
+        self.with_images(servers, Instant::now() + IMAGES_WITHIN).await
+    }
+
+    async fn with_images(&self, mut servers: Vec<Server>, until: Instant) -> Vec<Server> {
+        self.read_images(&servers, until).await;
+        let moulds = self.moulds.lock().unwrap_or_else(PoisonError::into_inner);
+        for server in &mut servers {
+            if let Some(known) = moulds.images.get(&server.image.id) {
+                server.image = Arc::clone(&known.image);
+            }
+        }
+        servers
     }
 
     fn server(&self, server: medevac_openstack::Server) -> Server {
@@ -89,8 +99,9 @@ impl Shared {
     }
 
     /// Asks for the images that are not known, or no longer.
-    async fn read_images(&self, servers: &[medevac_openstack::Server], until: Instant) {
-        let wanted: BTreeSet<&str> = servers.iter().filter_map(|server| server.image_id.as_deref()).collect();
+    async fn read_images(&self, servers: &[Server], until: Instant) {
+        let ids = servers.iter().map(|server| server.image.id.as_str());
+        let wanted: BTreeSet<&str> = ids.filter(|id| !id.is_empty()).collect();
         let now = Instant::now();
         let missing: Vec<&str> = {
             let moulds = self.moulds.lock().unwrap_or_else(PoisonError::into_inner);
