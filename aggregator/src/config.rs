@@ -9,7 +9,10 @@ use crate::listen::TlsFiles;
 use crate::peer::valid_name;
 use medevac_openstack::{Credentials, CredentialsProblem};
 use medevac_settings::{Problems, Reader};
-use medevac_triage::{CloudKind, HostId, Mode, OnHung, PlaneId, SegmentId, Settings};
+use medevac_triage::{
+    CloudKind, Ha, HostId, LEVELS, Level, Mode, OnHung, OnLocalDisks, PRIORITY_MAX, PlaneId, PolicyRule, SegmentId,
+    Settings, TIER_MAX,
+};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -102,6 +105,7 @@ impl Config {
         timing(r, &mut settings);
         scope(r, &mut settings);
         segments(r, &mut settings);
+        settings.policies = policies(r);
         let fences = fences(r, &mut settings, &mut warnings);
         let openstack = openstack(r);
         let config = Self {
@@ -268,6 +272,51 @@ fn segments(r: &mut Reader, s: &mut Settings) {
             s.default_mode = mode;
         }
     }
+}
+
+/// Whom each rule means, and what it says: a rule that says nothing is a mistake.
+fn policies(r: &mut Reader) -> Vec<PolicyRule> {
+    let openstack = r.given("cloud") && r.choice("cloud", "libvirt", &["libvirt", "openstack"]) == "openstack";
+    let mut rules: Vec<PolicyRule> = Vec::new();
+    for i in 0..r.array_len("policy") {
+        let key = |name: &str| format!("policy[{i}].{name}");
+        let mut rule = PolicyRule::default();
+        for (level, name, _) in LEVELS.iter().filter(|(level, _, _)| *level != Level::Site) {
+            let Some(wanted) = r.string_opt(&key(name)) else { continue };
+            if wanted.is_empty() {
+                r.problem(&key(name), "", "is empty and would fit nothing: leave it out to fit all");
+            }
+            if !openstack && *level != Level::Server {
+                r.problem(&key(name), &wanted, "is known with cloud = \"openstack\" only; here `server` names a guest");
+            }
+            rule.matches.insert(*level, wanted);
+        }
+        rule.ha = r.choice_opt(&key("ha"), &HA.map(|(word, _)| word)).and_then(|word| named(&HA, &word));
+        let priority = r.integer_opt(&key("priority"), i64::from(-PRIORITY_MAX)..=i64::from(PRIORITY_MAX));
+        rule.priority = priority.and_then(|value| i32::try_from(value).ok());
+        let tier = r.integer_opt(&key("tier"), 1..=i64::from(TIER_MAX));
+        rule.tier = tier.and_then(|value| u32::try_from(value).ok());
+        let disks = r.choice_opt(&key("on_local_disks"), &LOCAL_DISKS.map(|(word, _)| word));
+        rule.on_local_disks = disks.and_then(|word| named(&LOCAL_DISKS, &word));
+        if !VALUES.iter().any(|value| r.given(&key(value))) {
+            let message = format!("says nothing: give one of {}", VALUES.join(", "));
+            r.problem(&format!("policy[{i}]"), "", &message);
+        }
+        if rules.iter().any(|other| other.matches == rule.matches) {
+            r.problem(&format!("policy[{i}]"), &rule.to_string(), "is there twice: say all of it in one");
+        }
+        rules.push(rule);
+    }
+    rules
+}
+
+const HA: [(&str, Ha); 3] = [("on", Ha::On), ("off", Ha::Off), ("tenant", Ha::Tenant)];
+const LOCAL_DISKS: [(&str, OnLocalDisks); 2] = [("wait", OnLocalDisks::Wait), ("rebuild", OnLocalDisks::Rebuild)];
+/// What a rule can say.
+const VALUES: [&str; 4] = ["ha", "priority", "tier", "on_local_disks"];
+
+fn named<T: Copy>(all: &[(&str, T)], word: &str) -> Option<T> {
+    all.iter().find(|(name, _)| *name == word).map(|(_, value)| *value)
 }
 
 /// Options that this file must not set: what they say is said elsewhere.

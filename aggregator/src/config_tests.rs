@@ -44,7 +44,10 @@ fn each_segment_has_its_own_policy_for_a_hung_host() {
 
 #[test]
 fn the_example_of_the_packaged_file_is_valid() {
-    let config = Config::parse(&uncommented("#     ")).unwrap();
+    let config = Config::parse(&format!("cloud = \"openstack\"\n{}", uncommented("#     "))).unwrap();
+    let policy = &config.settings.policies[0];
+    assert!(policy.ha.is_some() && policy.priority.is_some() && policy.tier.is_some());
+    assert_eq!((policy.on_local_disks, policy.matches.len()), (Some(OnLocalDisks::Wait), 6));
     assert_eq!(config.fences.len(), 1);
     assert!(config.settings.devices.values().next().unwrap().pinned);
 }
@@ -57,6 +60,29 @@ fn all_faults_are_told_at_once_with_key_value_and_range() {
     for part in ["listen", "plaens", "planes", "settle", "1ms", "2s", "fence_grace", "shoot", "observe"] {
         assert!(told.contains(part), "{part} is not in:\n{told}");
     }
+}
+
+#[test]
+fn each_policy_says_whom_it_means_and_what_holds_for_them() {
+    let text = "cloud = 'openstack'\n[[policy]]\nflavor = 'm1.db'\nproject = 'p1'\nha = 'on'\npriority = -50\n\
+                [[policy]]\ntier = 2\non_local_disks = 'rebuild'\n";
+    let policies = Config::parse(text).unwrap().settings.policies;
+    let matches = [(Level::Flavor, "m1.db".to_owned()), (Level::Project, "p1".to_owned())].into();
+    let first = PolicyRule { matches, ha: Some(Ha::On), priority: Some(-50), ..PolicyRule::default() };
+    let on_local_disks = Some(OnLocalDisks::Rebuild);
+    assert_eq!(policies, [first, PolicyRule { tier: Some(2), on_local_disks, ..PolicyRule::default() }]);
+}
+
+#[test]
+fn every_fault_of_a_policy_is_told() {
+    let told = faults(
+        "[[policy]]\nflavor = 'm1'\nha = 'maybe'\n[[policy]]\nserver = 'a'\n[[policy]]\nsrever = 'a'\ntier = 0\n\
+         [[policy]]\npriority = 101\nserver = ''\n[[policy]]\nserver = 'a'\non_local_disks = 'keep'\n",
+    );
+    for part in ["openstack", "maybe", "tenant", "says nothing", "srever", "1 to 99", "-100 to 100", "keep", "twice"] {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
+    assert!(told.contains("is empty"), "{told}");
 }
 
 #[test]

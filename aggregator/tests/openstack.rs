@@ -39,7 +39,11 @@ struct Site {
 
 impl Site {
     async fn start(names: Names) -> Self {
-        let fake = Fake::start(Options::default()).await.unwrap();
+        Self::of(Fake::start(Options::default()).await.unwrap(), names)
+    }
+
+    /// For what is read at the start alone, or rarely.
+    fn of(fake: Fake, names: Names) -> Self {
         let (told, inbox) = mpsc::channel(256);
         let agents = LibvirtCloud::new(Box::new(NoAgents), "site".into(), Epoch::default());
         let nova = Nova::new(fake.credentials()).unwrap();
@@ -229,6 +233,105 @@ async fn a_host_of_another_name_is_found_by_the_configured_one() {
     site.fake.add_server(FakeServer::on("compute1.example.org"));
     let servers = site.servers_on("hv1").await;
     assert_eq!(servers.iter().map(|server| server.host.as_str()).collect::<Vec<_>>(), ["hv1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aggregates_are_told_with_our_names_of_their_hosts_their_zone_and_their_marks() {
+    let names = Names::new([(HostId::from("hv1"), "compute1.example.org".to_owned())].into());
+    let fake = Fake::start(Options::default()).await.unwrap();
+    fake.add_host("compute1.example.org");
+    fake.add_host("hv2");
+    let id = fake.add_aggregate("fast", Some("east"), &["compute1.example.org", "hv2"]);
+    fake.mark_aggregate(id, "medevac:ha", "on");
+    fake.add_aggregate("big", None, &[]);
+    // Once in vain: it is asked again soon, not after half a minute.
+    fake.add_fault(Fault::new(What::ErrorBefore(503)).path("/os-aggregates").once());
+    let mut site = Site::of(fake, names);
+    let told = site
+        .news(|news| match news {
+            CloudNews::Aggregates(all) => Some(all.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(told.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["big", "fast"]);
+    assert_eq!(told[1].zone, "east");
+    assert_eq!(told[1].hosts, [HostId::from("hv1"), HostId::from("hv2")].into());
+    assert_eq!(told[1].marks.get("medevac:ha").map(String::as_str), Some("on"));
+    assert_eq!((told[0].zone.as_str(), told[0].hosts.len()), ("", 0));
+}
+
+async fn roster(site: &mut Site) -> Vec<Server> {
+    site.news(|news| match news {
+        CloudNews::Roster(servers) => Some(servers.clone()),
+        _ => None,
+    })
+    .await
+}
+
+fn text(of: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
+    of.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// A server with a mark on its flavor, on its image and in its metadata, beside what nobody asked for.
+fn marked(fake: &Fake, image: String) {
+    fake.add_host("hv1");
+    let metadata = text(&[("HA_Enabled", "False"), ("colour", "red")]);
+    let extra_specs = text(&[("medevac:tier", "1"), ("hw:cpu_policy", "dedicated")]);
+    let (flavor, project) = ("m1.db".to_owned(), "p7".to_owned());
+    fake.add_server(FakeServer { metadata, extra_specs, flavor, project, image, ..FakeServer::on("hv1") });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_roster_tells_of_every_server_what_policies_ask_for() {
+    let fake = Fake::start(Options { page: 2, ..Options::default() }).await.unwrap();
+    let image = fake.add_image("debian", "public", &[("medevac:ha", "on"), ("os_distro", "debian")]);
+    marked(&fake, image.clone());
+    for _ in 0..4 {
+        fake.add_server(FakeServer { from_volume: true, ..FakeServer::on("hv1") });
+    }
+    let mut site = Site::of(fake, Names::default());
+    let servers = roster(&mut site).await;
+    assert_eq!(servers.len(), 5, "to the last page");
+    let server = servers.iter().find(|server| server.flavor.name == "m1.db").unwrap();
+    assert_eq!((&*server.project, &*server.zone), ("p7", "nova"));
+    assert_eq!(server.flavor.marks, text(&[("medevac:tier", "1")]));
+    assert_eq!((server.image.id.as_str(), server.image.name.as_str()), (image.as_str(), "debian"));
+    assert_eq!(server.image.marks, text(&[("medevac:ha", "on")]));
+    assert_eq!(server.marks, text(&[("HA_Enabled", "False")]));
+    // What is listed when a host dies says the same, and asks Glance for nothing again.
+    let asked = |site: &Site| site.fake.seen().iter().filter(|seen| seen.path.starts_with("/image")).count();
+    let before = asked(&site);
+    let listed = site.servers_on("hv1").await;
+    assert!(listed.contains(server));
+    assert_eq!((before, asked(&site)), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_a_tenants_own_has_neither_name_nor_marks() {
+    for visibility in ["private", "shared", "community"] {
+        let fake = Fake::start(Options::default()).await.unwrap();
+        let image = fake.add_image("debian", visibility, &[("medevac:ha", "on")]);
+        marked(&fake, image.clone());
+        let mut site = Site::of(fake, Names::default());
+        let of = roster(&mut site).await.remove(0).image;
+        assert_eq!((of.id.as_str(), of.name.as_str(), of.marks.len()), (image.as_str(), "", 0), "{visibility}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_glance_that_is_missing_broken_or_has_no_such_image_keeps_no_server_from_being_told() {
+    for (glance, broken) in [(false, false), (true, true), (true, false)] {
+        let fake = Fake::start(Options { glance, ..Options::default() }).await.unwrap();
+        if broken {
+            fake.add_fault(Fault::new(What::ErrorBefore(500)).path("/image/"));
+        }
+        marked(&fake, String::new());
+        let mut site = Site::of(fake, Names::default());
+        let server = roster(&mut site).await.remove(0);
+        assert!(!server.image.id.is_empty() && server.image.marks.is_empty());
+        assert_eq!(server.flavor.name, "m1.db");
+        assert_eq!(site.servers_on("hv1").await.len(), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

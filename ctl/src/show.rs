@@ -104,9 +104,11 @@ pub fn instances(instances: &[Instance]) -> String {
         };
         let homes = if one.homes.is_empty() { "-".into() } else { one.homes.join(",") };
         let memory = format!("{} MiB", one.memory_kib / 1024);
-        vec![one.uuid.clone(), one.name.clone(), one.state.clone(), homes, memory, covered.into(), one.reason.clone()]
+        let (uuid, name, state) = (one.uuid.clone(), one.name.clone(), one.state.clone());
+        vec![uuid, name, state, homes, memory, covered.into(), one.reason.clone(), one.policy.clone()]
     };
-    table(&["UUID", "NAME", "STATE", "MAY RUN ON", "MEMORY", "PROTECTED", "WHY NOT"], instances.iter().map(row))
+    let titles = ["UUID", "NAME", "STATE", "MAY RUN ON", "MEMORY", "PROTECTED", "WHY NOT", "POLICY"];
+    table(&titles, instances.iter().map(row))
 }
 
 pub fn incidents(incidents: &[IncidentHead]) -> String {

@@ -134,12 +134,13 @@ warning, hv1: libvirt-guests is enabled"
         homes: vec!["hv1".into()],
         memory_kib: 262_144,
         recoverable_elsewhere: false,
+        policy: "protected (protect = \"all\")".into(),
     };
     assert_eq!(
         instances(&[one]),
         "\
-UUID  NAME  STATE    MAY RUN ON  MEMORY   PROTECTED  WHY NOT
-u1    web   running  hv1         256 MiB  at home    disk on local storage"
+UUID  NAME  STATE    MAY RUN ON  MEMORY   PROTECTED  WHY NOT                POLICY
+u1    web   running  hv1         256 MiB  at home    disk on local storage  protected (protect = \"all\")"
     );
 }
 

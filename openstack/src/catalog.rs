@@ -1,4 +1,4 @@
-//! Where Nova is: the service catalog that comes with a token.
+//! Where Nova and Glance are: the service catalog that comes with a token.
 
 use crate::credentials::Interface;
 use reqwest::Url;
@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 
 /// As the catalog names Nova.
 const COMPUTE: &str = "compute";
+/// As it names Glance.
+const IMAGE: &str = "image";
 
 /// A service with its endpoints.
 #[derive(Clone, Debug, Deserialize)]
@@ -45,6 +47,8 @@ pub enum CatalogProblem {
     NoCompute { has: Vec<String> },
     #[error("the catalog has no compute in region {wanted}; it has {}: correct `region_name`", shown(.has))]
     UnknownRegion { wanted: String, has: Vec<String> },
+    #[error("the catalog has no {interface} endpoint of type image in the region of compute; it has {}", shown(.has))]
+    NoImage { interface: &'static str, has: Vec<String> },
     #[error("the catalog has compute in the regions {}: name one in `region_name`", shown(.has))]
     WhichRegion { has: Vec<String> },
     #[error("the catalog has no {wanted} endpoint of compute; it has {}: correct `interface`", shown(.has))]
@@ -83,6 +87,17 @@ pub(crate) fn compute(catalog: &[Service], region: Option<&str>, interface: Inte
     url.ok_or_else(|| CatalogProblem::NoAddress { url: endpoint.url.clone() })
 }
 
+/// Glance, where Nova is: nothing depends on it, so every way to miss is the same.
+pub(crate) fn image(catalog: &[Service], region: Option<&str>, interface: Interface) -> Result<Url, CatalogProblem> {
+    let of_kind = catalog.iter().filter(|service| service.kind == IMAGE).flat_map(|service| &service.endpoints);
+    let here = |endpoint: &&Endpoint| region.is_none_or(|wanted| endpoint.region() == wanted);
+    let mut fits = of_kind.filter(here).filter(|endpoint| endpoint.interface == interface.name());
+    let has = || names(catalog.iter().map(|service| service.kind.as_str()));
+    let url = fits.find_map(|endpoint| Url::parse(&endpoint.url).ok());
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
+    url.ok_or_else(|| CatalogProblem::NoImage { interface: interface.name(), has: has() })
+}
+
 fn names<'a>(all: impl Iterator<Item = &'a str>) -> Vec<String> {
     all.filter(|name| !name.is_empty()).map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
 }
@@ -113,6 +128,19 @@ mod tests {
         let catalog = catalog(&["one", "two"]);
         let url = compute(&catalog, Some("two"), Interface::Internal).unwrap();
         assert_eq!(url.as_str(), "http://internal.two:8774/v2.1");
+    }
+
+    #[test]
+    fn glance_is_looked_for_in_the_same_region_and_may_be_missing() {
+        let one = catalog(&["one"]);
+        let problem = image(&one, None, Interface::Public).unwrap_err();
+        assert!(problem.to_string().contains("it has compute, placement"), "{problem}");
+        let glance = serde_json::json!([{"type": "image", "endpoints": [
+            {"interface": "public", "region": "one", "url": "http://one:9292"},
+            {"interface": "public", "region": "two", "url": "http://two:9292"}]}]);
+        let catalog: Vec<Service> = serde_json::from_value(glance).unwrap();
+        assert_eq!(image(&catalog, Some("two"), Interface::Public).unwrap().as_str(), "http://two:9292/");
+        assert!(image(&catalog, Some("two"), Interface::Internal).is_err());
     }
 
     #[test]

@@ -82,6 +82,7 @@ pub(crate) struct Token {
     pub header: HeaderValue,
     pub who: WhoAmI,
     pub compute: Result<Url, CatalogProblem>,
+    pub image: Result<Url, CatalogProblem>,
     got: Instant,
     lifetime: Duration,
 }
@@ -254,8 +255,9 @@ async fn log_in(http: Http, credentials: Arc<Credentials>) -> Outcome {
         Some(url) => Ok(url.clone()),
         None => catalog::compute(&told.token.catalog, credentials.region.as_deref(), credentials.interface),
     };
+    let image = catalog::image(&told.token.catalog, credentials.region.as_deref(), credentials.interface);
     let lifetime = lifetime(&told.token);
-    Ok(Arc::new(Token { header, who: told.token.who(), compute, got: began, lifetime }))
+    Ok(Arc::new(Token { header, who: told.token.who(), compute, image, got: began, lifetime }))
 }
 
 fn judged(url: &str, raw: &Raw, failure: Failure) -> LoginProblem {

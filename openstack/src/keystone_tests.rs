@@ -7,7 +7,8 @@ use crate::secret::Secret;
 fn token(got: Instant) -> Arc<Token> {
     let compute = Err(CatalogProblem::NoCompute { has: Vec::new() });
     let (header, who, lifetime) = (HeaderValue::from_static("t"), WhoAmI::default(), Duration::from_secs(3600));
-    Arc::new(Token { header, who, compute, got, lifetime })
+    let image = Err(CatalogProblem::NoImage { interface: "public", has: Vec::new() });
+    Arc::new(Token { header, who, compute, image, got, lifetime })
 }
 
 /// One where nobody listens: port 1 of loopback.

@@ -33,6 +33,7 @@ mod classify;
 pub mod credentials;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod glance;
 mod keystone;
 mod nova;
 mod secret;
@@ -47,6 +48,7 @@ pub use body::{
 };
 pub use catalog::CatalogProblem;
 pub use credentials::{Credentials, CredentialsProblem};
+pub use glance::{Glance, Image};
 pub use keystone::{Keystone, LoginProblem, WhoAmI};
 pub use nova::{MigrationFilter, Nova, Reached, ResetTo};
 pub use secret::Secret;

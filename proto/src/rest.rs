@@ -82,6 +82,9 @@ pub struct Instance {
     pub homes: Vec<String>,
     pub memory_kib: u64,
     pub recoverable_elsewhere: bool,
+    /// What holds for it, and which rule says so.
+    #[serde(default)]
+    pub policy: String,
 }
 
 /// The three lines that open every incident, and its row in a list.

@@ -80,6 +80,14 @@ impl Node {
         if let Value::Integer(n, _) = self.value { n } else { None }
     }
 
+    pub(crate) fn signed(&self) -> Option<i64> {
+        match &self.value {
+            Value::Integer(Some(number), _) => i64::try_from(*number).ok(),
+            Value::Integer(None, text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
     /// A string, number or boolean as text.
     pub(crate) fn scalar(&self) -> Option<String> {
         match &self.value {

@@ -86,6 +86,19 @@ impl Reader {
         self.read(key, &say, |v| v.unsigned().filter(|n| range.contains(n))).unwrap_or(default)
     }
 
+    /// A whole number that may be missing, and may be negative.
+    pub fn integer_opt(&mut self, key: &str, range: RangeInclusive<i64>) -> Option<i64> {
+        let (low, high) = (range.start(), range.end());
+        let say = format!("must be a whole number from {low} to {high}");
+        self.read(key, &say, |v| v.signed().filter(|n| range.contains(n)))
+    }
+
+    /// One of a few words, or nothing.
+    pub fn choice_opt(&mut self, key: &str, words: &[&str]) -> Option<String> {
+        let say = format!("must be one of \"{}\"", words.join("\", \""));
+        self.read(key, &say, |v| v.string().filter(|s| words.contains(s)).map(str::to_owned))
+    }
+
     /// A list of whole numbers, each within a range.
     pub fn u64s(&mut self, key: &str, default: &[u64], range: RangeInclusive<u64>) -> Vec<u64> {
         let (low, high) = (range.start(), range.end());

@@ -18,7 +18,9 @@
 //! The world is the simulator's, without chance: the same text is the same run.
 
 use crate::sim::{Fault, Options, World};
-use medevac_triage::{Guards, HostId, IncidentId, InstanceId, Mode, OnHung, PlaneId, SegmentId, Settings, Word};
+use medevac_triage::{
+    Guards, HostId, IncidentId, InstanceId, Level, Mode, OnHung, PlaneId, PolicyRule, SegmentId, Settings, Word,
+};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -70,6 +72,15 @@ impl Stage {
         match *words {
             ["hosts", count] => self.hosts = number(count)?,
             ["guests", count] => self.guests = number(count)?,
+            ["cloud", "openstack"] => self.options.openstack = true,
+            ["local", guest] => {
+                self.options.local.insert(index(guest)?);
+            }
+            ["mark", guest, mark, value] => {
+                let marks = self.options.marks.entry(index(guest)?).or_default();
+                marks.insert(mark.to_owned(), value.to_owned());
+            }
+            ["tier", guest, tier] => self.tier(guest, tier)?,
             ["mode", mode] => self.options.mode = Mode::parse(mode).ok_or("no such mode")?,
             ["set", key, ref values @ ..] => self.set(key, values)?,
             ["run", time] => {
@@ -93,6 +104,16 @@ impl Stage {
                 self.world().inject(&fault);
             }
         }
+        Ok(())
+    }
+
+    /// As a rule of the configuration.
+    fn tier(&mut self, guest: &str, tier: &str) -> Result<(), String> {
+        index(guest)?;
+        let settings = self.options.settings.get_or_insert_with(Settings::default);
+        let matches = [(Level::Server, guest.to_owned())].into();
+        let tier = Some(number(tier)? as u32);
+        settings.policies.push(PolicyRule { matches, tier, ..PolicyRule::default() });
         Ok(())
     }
 

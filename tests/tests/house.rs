@@ -66,22 +66,115 @@ fn files(path: &std::path::Path) -> Vec<std::path::PathBuf> {
     entries.filter_map(Result::ok).flat_map(|entry| files(&entry.path())).collect()
 }
 
+fn openstack_page() -> String {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openstack.md");
+    std::fs::read_to_string(page).expect("the page is in the repository")
+}
+
+/// The rows below a table's head, cell by cell.
+fn table(page: &str, head: &str) -> Vec<Vec<String>> {
+    let mut lines = page.lines().skip_while(|line| *line != head).skip(2).peekable();
+    assert!(lines.peek().is_some(), "docs/openstack.md lacks the table {head}");
+    let rows = lines.take_while(|line| line.starts_with("| "));
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
 /// What operators read about server states is what the code does.
 #[test]
 fn the_table_of_server_states_in_the_documents_is_the_one_in_the_code() {
     use medevac_triage::{Fate, SERVER_STATES};
-    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openstack.md");
-    let page = std::fs::read_to_string(page).expect("the page is in the repository");
-    for (state, fate) in SERVER_STATES {
+    let of = |(state, fate): (&str, Fate)| {
         let done = match fate {
             Fate::Evacuate => "evacuated".to_owned(),
             Fate::EvacuateStopped => "evacuated after those that ran, and stays stopped".to_owned(),
             Fate::Wait(why) => format!("waits: {why}"),
             Fate::Skip(why) => format!("left: {why}"),
         };
-        let row = format!("| {state} | {done} |");
-        assert!(page.contains(&row), "docs/openstack.md lacks this row:\n{row}");
+        vec![state.to_owned(), done]
+    };
+    let code: Vec<_> = SERVER_STATES.into_iter().map(of).collect();
+    assert_eq!(table(&openstack_page(), "| vm_state | what is done |"), code);
+}
+
+#[test]
+fn the_tables_of_levels_and_marks_in_the_documents_are_those_in_the_code() {
+    use medevac_triage::{HA_MARKS, LEVELS};
+    let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+    let levels: Vec<_> = LEVELS.into_iter().map(|(_, name, what)| row([name, what])).collect();
+    assert_eq!(table(&openstack_page(), "| key | what it names |"), levels);
+    let marks: Vec<_> = HA_MARKS.into_iter().map(|(mark, whose)| row([mark, whose])).collect();
+    assert_eq!(table(&openstack_page(), "| mark | in use by |"), marks);
+}
+
+/// Every value in the table is taken by the reader, and the bounds are the bounds.
+#[test]
+fn the_values_of_policies_in_the_documents_are_those_that_a_configuration_may_give() {
+    use medevac_aggregator::config::Config;
+    let takes = |key: &str, value: &str| {
+        let value = if value.parse::<i64>().is_ok() { value.to_owned() } else { format!("{value:?}") };
+        Config::parse(&format!("[[policy]]\n{key} = {value}\n")).is_ok()
+    };
+    let rows = table(&openstack_page(), "| key | values | what |");
+    assert_eq!(
+        rows.iter().map(|row| row[0].as_str()).collect::<Vec<_>>(),
+        ["ha", "priority", "tier", "on_local_disks"]
+    );
+    for row in &rows {
+        let values: Vec<&str> = row[1].split('`').skip(1).step_by(2).collect();
+        assert!(values.len() > 1 && values.iter().all(|value| takes(&row[0], value)), "{row:?}");
+        if let (Ok(low), Ok(high)) = (values[0].parse::<i64>(), values[1].parse::<i64>()) {
+            let beyond = [low - 1, high + 1];
+            assert!(beyond.iter().all(|value| !takes(&row[0], &value.to_string())), "{row:?}");
+        }
     }
-    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| vm_state")).count();
-    assert_eq!(rows, SERVER_STATES.len(), "a row of a state that the code does not know");
+}
+
+/// Each row of who decides, judged by the code; and no case that no row is about.
+#[test]
+fn the_table_of_who_decides_in_the_documents_is_what_the_code_does() {
+    use medevac_triage::Ha;
+    let rows = table(&openstack_page(), "| protect | operators | metadata | so it is |");
+    let words = [
+        (None, "nothing or `tenant`"),
+        (Some(Ha::Tenant), "nothing or `tenant`"),
+        (Some(Ha::On), "on"),
+        (Some(Ha::Off), "off"),
+    ];
+    let mut used = BTreeSet::new();
+    for all in [true, false] {
+        for (ha, operators) in words {
+            for (tenant, said) in [(None, "nothing"), (Some("True"), "on"), (Some("False"), "off")] {
+                let protect = if all { "all" } else { "marked" };
+                let fits = |row: &&Vec<String>| {
+                    row[0] == protect && row[1] == operators && [said, "anything"].contains(&row[2].as_str())
+                };
+                let fitting: Vec<_> = rows.iter().filter(fits).collect();
+                assert_eq!(fitting.len(), 1, "{protect} {operators} {said}");
+                let so = if judged(all, ha, tenant) { "protected" } else { "not protected" };
+                assert_eq!(fitting[0][3], so, "{protect} {operators} {said}");
+                used.insert(fitting[0].clone());
+            }
+        }
+    }
+    assert_eq!(used.len(), rows.len(), "a row about nothing");
+}
+
+fn judged(protect_all: bool, ha: Option<medevac_triage::Ha>, tenant: Option<&str>) -> bool {
+    use medevac_triage::{Facts, InstanceId, Marks, Mould, PolicyRule, judge};
+    let (id, mould) = (InstanceId::from("s"), Mould::default());
+    let metadata: Marks = tenant.map(|word| ("HA_Enabled".to_owned(), word.to_owned())).into_iter().collect();
+    let rule = PolicyRule { ha, ..PolicyRule::default() };
+    let facts = Facts {
+        id: &id,
+        name: None,
+        zone: "",
+        aggregates: Vec::new(),
+        project: "",
+        image: &mould,
+        flavor: &mould,
+        metadata: &metadata,
+        marked: false,
+        word: None,
+    };
+    judge(protect_all, &[rule], &facts).protected.value
 }

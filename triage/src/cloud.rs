@@ -13,6 +13,7 @@ use crate::observation::Outcome;
 use crate::time::Moment;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What runs the instances.
@@ -38,7 +39,33 @@ pub struct ComputeService {
     pub report_age: Duration,
 }
 
-/// One server as Nova shows it.
+/// Hosts that an operator has put together, and what is said of all of them.
+/// A host may be in several; of those that name a zone, in one at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Aggregate {
+    pub name: String,
+    /// Empty: it makes no availability zone.
+    pub zone: String,
+    pub hosts: BTreeSet<HostId>,
+    /// Its metadata, as operators write it.
+    pub marks: Marks,
+}
+
+/// What is said of something, by the name of the mark.
+pub type Marks = BTreeMap<String, String>;
+
+/// What servers are made from: a flavor or an image, shared by all that are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mould {
+    /// Of an image; a flavor is known by its name alone.
+    pub id: String,
+    /// Empty where it is not the operators' to give: anybody names their own images as they like.
+    pub name: String,
+    /// The operators' marks on it.
+    pub marks: Marks,
+}
+
+/// One server as Nova shows it. Ten thousand of them are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Server {
     pub id: InstanceId,
@@ -48,8 +75,13 @@ pub struct Server {
     pub vm_state: String,
     pub task_state: Option<String>,
     pub memory_kib: u64,
-    /// What its tenant or an operator says about its recovery, by the name of the mark.
-    pub marks: BTreeMap<String, String>,
+    pub project: Arc<str>,
+    pub zone: Arc<str>,
+    pub flavor: Arc<Mould>,
+    /// Empty where it was booted from a volume.
+    pub image: Arc<Mould>,
+    /// What its tenant says about its recovery, reduced to the marks that are read.
+    pub marks: Marks,
 }
 
 /// One evacuation that is asked about.
@@ -170,6 +202,10 @@ impl CloudAct {
 pub enum CloudNews {
     /// All compute services, read to the end.
     Services(Vec<ComputeService>),
+    /// All host aggregates; where they could not be read, the last ones stay.
+    Aggregates(Vec<Aggregate>),
+    /// All servers of all projects, read to the end.
+    Roster(Vec<Server>),
     Servers {
         host: HostId,
         ask: u64,
@@ -179,7 +215,7 @@ pub enum CloudNews {
     Found {
         instance: InstanceId,
         ask: u64,
-        server: Result<Option<Server>, String>,
+        server: Result<Option<Box<Server>>, String>,
     },
     Followed {
         source: HostId,
@@ -209,6 +245,9 @@ pub struct ServiceHold {
 pub(crate) struct Sight {
     pub services: BTreeMap<HostId, ComputeService>,
     pub services_at: Option<Moment>,
+    pub aggregates: Vec<Aggregate>,
+    /// All servers as last told: by the roster, or by a list or an answer about one that came later.
+    pub roster: BTreeMap<InstanceId, Server>,
     pub trouble: Option<String>,
     pub listings: BTreeMap<HostId, Listing>,
     pub found: BTreeMap<InstanceId, Finding>,
@@ -264,6 +303,11 @@ impl Triage {
         self.settings.cloud == CloudKind::Openstack
     }
 
+    /// The aggregates that a host is in, in the order of their names.
+    pub fn aggregates_of<'a>(&'a self, host: &'a HostId) -> impl Iterator<Item = &'a Aggregate> {
+        self.sight.aggregates.iter().filter(move |aggregate| aggregate.hosts.contains(host))
+    }
+
     pub(crate) fn service(&self, host: &HostId) -> Option<&ComputeService> {
         self.sight.services.get(host)
     }
@@ -271,15 +315,13 @@ impl Triage {
     pub(crate) fn take_cloud_news(&mut self, news: CloudNews) {
         match news {
             CloudNews::Services(services) => self.take_services(services),
-            CloudNews::Servers { host, ask, servers } => self.take_listing(&host, ask, servers),
-            CloudNews::Found { instance, ask, server } => {
-                if let Some(finding) = self.sight.found.get_mut(&instance)
-                    && finding.ask == ask
-                {
-                    finding.taken_at = finding.asked_at;
-                    finding.server = Some(server);
-                }
+            CloudNews::Aggregates(aggregates) => {
+                self.care_is_stale |= self.sight.aggregates != aggregates;
+                self.sight.aggregates = aggregates;
             }
+            CloudNews::Roster(servers) => self.take_roster(servers),
+            CloudNews::Servers { host, ask, servers } => self.take_listing(&host, ask, servers),
+            CloudNews::Found { instance, ask, server } => self.take_finding(&instance, ask, server),
             CloudNews::Followed { source, ask, courses } => {
                 if let Some(following) = self.sight.following.get_mut(&source)
                     && following.ask == ask
@@ -338,16 +380,23 @@ impl Triage {
         self.sight.told_names.retain(|host| !self.sight.services.contains_key(host));
     }
 
+    fn take_finding(&mut self, instance: &InstanceId, ask: u64, server: Result<Option<Box<Server>>, String>) {
+        let Some(finding) = self.sight.found.get_mut(instance).filter(|finding| finding.ask == ask) else { return };
+        let server = server.map(|server| server.map(|server| *server));
+        let told = server.clone().ok().flatten();
+        finding.taken_at = finding.asked_at;
+        finding.server = Some(server);
+        self.meet(told);
+    }
+
     fn take_listing(&mut self, host: &HostId, ask: u64, servers: Result<Vec<Server>, String>) {
-        let Some(listing) = self.sight.listings.get_mut(host) else { return };
-        if listing.ask != ask {
-            return;
-        }
+        let Some(listing) = self.sight.listings.get_mut(host).filter(|listing| listing.ask == ask) else { return };
         match servers {
             Ok(servers) => {
                 listing.taken_at = listing.asked_at;
                 listing.failed = None;
-                listing.servers = Some(servers.into_iter().map(|server| (server.id.clone(), server)).collect());
+                listing.servers = Some(servers.iter().map(|server| (server.id.clone(), server.clone())).collect());
+                self.meet(servers);
             }
             Err(why) => listing.failed = Some(why),
         }

@@ -20,6 +20,7 @@ use crate::observation::{Outcome, RunState, StopReason};
 use crate::record::{Home, HomeWhy, IncidentRecord, InstanceRecord, OutcomeState, StepKind, StepRecord, StepState};
 use crate::servers::{Fate, fate};
 use crate::standing::Standing;
+use crate::target::Bound;
 use crate::time::millis;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -42,9 +43,13 @@ const UNFORCE_AGAIN: Duration = Duration::from_secs(2);
 /// What is to become of one server now.
 enum Next {
     Outcome(OutcomeState, Option<HostId>, String),
+    /// It waits for a person, or for its host: nobody waits for it.
+    Stays(String),
     Evacuate {
         target: Option<HostId>,
         why: String,
+        /// The disk that is lost, and made anew.
+        anew: Option<String>,
     },
     /// What plain libvirt would do as well: an incoming copy, a start at home.
     Plain,
@@ -74,8 +79,9 @@ impl Triage {
         let mut affected = self.lost_with(&incident, host);
         let known: BTreeSet<InstanceId> = affected.iter().cloned().collect();
         affected.extend(servers.keys().filter(|id| !known.contains(*id)).cloned());
-        // Those that ran come first; what stood still can wait.
+        // Those that ran come first; what stood still can wait. Tiers and priorities come before that.
         affected.sort_by_key(|id| servers.get(id).is_none_or(|server| fate(server) == Fate::EvacuateStopped));
+        self.take_turns(id, &mut affected);
         for instance in affected {
             self.advance_server(&incident, host, &instance, servers.get(&instance));
         }
@@ -96,6 +102,7 @@ impl Triage {
 
     /// Nothing can be done for any of them now. Those under way are followed all the same.
     fn all_wait(&mut self, incident: &IncidentRecord, host: &HostId, why: &str) {
+        self.work(incident.id).tiers.stood_still();
         for instance in self.lost_with(incident, host) {
             let Some(record) = self.durable.instances.get(&instance).cloned() else { continue };
             let state = self.durable.outcome(incident.id, &instance).map(|outcome| outcome.state);
@@ -211,9 +218,18 @@ impl Triage {
         if matches!(state, Some(OutcomeState::Recovered | OutcomeState::Skipped)) || record.moving.is_some() {
             return;
         }
-        match self.next_for(incident, source, &record, server) {
+        let next = self.next_for(incident, source, &record, server);
+        let tiers = &mut self.work(incident.id).tiers;
+        match &next {
+            Next::Stays(_) => tiers.stays(instance),
+            _ => tiers.moves(instance),
+        }
+        match next {
             Next::Outcome(state, host, text) => self.tell_outcome(incident.id, &record, state, host, &text),
-            Next::Evacuate { target, why } => self.order_evacuation(incident.id, record, source, target, &why),
+            Next::Stays(text) => self.tell_outcome(incident.id, &record, OutcomeState::Waiting, None, &text),
+            Next::Evacuate { target, why, anew } => {
+                self.order_evacuation(incident.id, record, (source, target), anew, &why);
+            }
             Next::Plain => self.advance(incident.id, instance),
         }
     }
@@ -231,28 +247,37 @@ impl Triage {
             return Next::Outcome(OutcomeState::Recovered, Some(host.clone()), format!("runs on {host}"));
         }
         let Some(server) = server else { return self.account_for(incident.id, source, record) };
-        if !self.is_protected(record) {
-            return skip("it is not protected");
+        if server.is_hollow() {
+            return wait("Nova names it and does not show its state: can its cell's database be reached?".to_owned());
+        }
+        let policy = self.policy_with(record, Some(server));
+        if !policy.protected.value {
+            return skip(&format!("it is not protected: {}", policy.protected.rule));
         }
         let stopped = match fate(server) {
             Fate::Evacuate => false,
             Fate::EvacuateStopped => true,
-            Fate::Wait(why) => return wait(format!("it is {}: {why}", server.vm_state)),
+            Fate::Wait(why) => return Next::Stays(format!("it is {}: {why}", server.vm_state)),
             Fate::Skip(why) => return skip(why),
         };
         if !stopped && !record.wanted {
-            return wait("it was stopped or paused by its user, and Nova would start it".to_owned());
+            return Next::Stays("it was stopped or paused by its user, and Nova would start it".to_owned());
         }
         if record.homes.iter().any(|(host, home)| home.incoming && !self.is_dead(host, &home.boot)) {
             return Next::Plain;
         }
-        if let Err(why) = self.recoverable_elsewhere(record) {
-            return wait(format!("it waits for {source}: {why}"));
-        }
+        let anew = match self.recoverable_elsewhere(record) {
+            Err(Bound::Disks(why)) if policy.rebuilds() => Some(why),
+            Err(why) => return Next::Stays(format!("it waits for {source}: {why}")),
+            Ok(()) => None,
+        };
         if let Some(why) = self.brake(incident, record) {
             return wait(why);
         }
-        self.place_server(incident, source, record)
+        if let Some(why) = self.held_back(incident.id, &policy) {
+            return Next::Outcome(OutcomeState::Planned, None, why);
+        }
+        self.place_server(incident, source, record, anew)
     }
 
     /// Named by its agent, but not by Nova's list: nothing is lost silently.
@@ -290,11 +315,17 @@ impl Triage {
         }
     }
 
-    fn place_server(&self, incident: &IncidentRecord, source: &HostId, record: &InstanceRecord) -> Next {
+    fn place_server(
+        &self,
+        incident: &IncidentRecord,
+        source: &HostId,
+        record: &InstanceRecord,
+        anew: Option<String>,
+    ) -> Next {
         let wait = |text: String| Next::Outcome(OutcomeState::Waiting, None, text);
         let failed = self.failed_tries(incident.id, &record.id);
         if let Some(why) = failed.last().filter(|_| failed.len() >= TRIES_MAX) {
-            return wait(format!("evacuated {} times in vain, the last time: {why}", failed.len()));
+            return Next::Stays(format!("evacuated {} times in vain, the last time: {why}", failed.len()));
         }
         let due = self.sight.again.get(&record.id).is_none_or(|at| self.now.at >= *at);
         let full = self.moves_under_way() >= self.sight.window.unwrap_or(WINDOW_FIRST);
@@ -317,7 +348,7 @@ impl Triage {
             None => "Nova chooses the host".to_owned(),
             Some((host, suspect)) => format!("to {host}, because {suspect} is suspect"),
         };
-        Next::Evacuate { target: host, why }
+        Next::Evacuate { target: host, why, anew }
     }
 
     /// Somebody whom Nova's scheduler might choose and who may be about to die.
@@ -350,8 +381,8 @@ impl Triage {
         &mut self,
         id: IncidentId,
         mut record: InstanceRecord,
-        source: &HostId,
-        target: Option<HostId>,
+        (source, target): (&HostId, Option<HostId>),
+        anew: Option<String>,
         why: &str,
     ) {
         let deadline = self.settings.cloud_deadline;
@@ -359,7 +390,9 @@ impl Triage {
         let step = StepId { incident: id, step: incident.next_step };
         incident.next_step += 1;
         let instance = record.id.clone();
-        let what = StepKind::Evacuate { instance: instance.clone(), source: source.clone(), target: target.clone() };
+        let lost = anew.as_ref().map(|disk| format!("; its disk is made anew: {disk}")).unwrap_or_default();
+        let (of, to) = (instance.clone(), target.clone());
+        let what = StepKind::Evacuate { instance: of, source: source.clone(), target: to, anew };
         let precondition = "its host is proven dead and forced down; no home is left; fresh inventories".to_owned();
         let deadline_ms = millis(deadline);
         self.durable.steps.put(StepRecord {
@@ -379,7 +412,7 @@ impl Triage {
         }
         self.durable.index(&record);
         self.durable.instances.put(record.clone());
-        let text = format!("evacuation ordered ({why})");
+        let text = format!("evacuation ordered ({why}{lost})");
         self.tell_outcome(id, &record, OutcomeState::Starting, target.clone(), &text);
         self.step_until.insert(step, self.now.at.plus(deadline));
         let source = source.clone();
@@ -565,8 +598,17 @@ impl Triage {
         self.durable.index(&record);
         self.durable.instances.put(record.clone());
         let text = if ran { format!("active on {host}") } else { format!("on {host}, stopped as it was") };
+        let text = format!("{text}{}", self.made_anew(&step.what));
         self.tell_outcome(id, &record, OutcomeState::Recovered, Some(host.clone()), &text);
         self.note("MDV-RECOVERED", false, format!("{id}: {} is {text}", record.name));
+    }
+
+    /// Nobody is to find out by themselves that what was on a disk is gone.
+    fn made_anew(&self, what: &StepKind) -> String {
+        let StepKind::Evacuate { instance, anew: Some(disk), .. } = what else { return String::new() };
+        let has_image = self.sight.roster.get(instance).is_none_or(|server| !server.image.id.is_empty());
+        let from = if has_image { "from the image" } else { "and is empty" };
+        format!("; its local disk was made anew {from} ({disk})")
     }
 
     fn evacuation_failed(&mut self, step: &StepRecord, instance: &InstanceId, why: String) {
@@ -600,7 +642,11 @@ impl Triage {
         let from = self.work(incident.id).fresh_from;
         self.service_is_back(incident.id, host);
         if self.fresh_inventories(from) {
-            for instance in self.lost_with(incident, host) {
+            let mut affected = self.lost_with(incident, host);
+            // Their host is back: those that waited for it go before others again.
+            self.work(incident.id).tiers.nobody_stays();
+            self.take_turns(incident.id, &mut affected);
+            for instance in affected {
                 let moving = self.durable.instances.get(&instance).is_some_and(|record| record.moving.is_some());
                 if !moving {
                     self.advance(incident.id, &instance);

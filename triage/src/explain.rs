@@ -2,16 +2,21 @@
 //! changes anything.
 
 use crate::Triage;
+use crate::cloud::Server;
 use crate::gone::state_text;
 use crate::id::{HostId, IncidentId};
 use crate::record::{
     HostRecord, IncidentKind, IncidentRecord, InstanceRecord, OutcomeRecord, OutcomeState, Phase, StepState,
 };
 use crate::standing::Standing;
+use crate::target::Bound;
 use crate::time::{Now, shown};
 use crate::view::{HostView, IncidentView, InstanceView, SegmentView, SiteView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// What is said of a host of Nova's that has never joined.
+const NO_AGENT: &str = "no agent: not protected";
 
 impl Triage {
     /// What operators said, oldest first, obeyed or refused.
@@ -35,6 +40,7 @@ impl Triage {
         });
         let without_proof =
             self.durable.hosts.iter().filter_map(|host| Some((host.id.clone(), self.lacks_proof(host)?)));
+        let strange = self.hosts_without_agent().map(|host| (host.clone(), NO_AGENT.to_owned()));
         SiteView {
             role,
             uptime: now.at.since(self.started),
@@ -42,9 +48,9 @@ impl Triage {
             segments: segments.collect(),
             hosts_total: self.durable.hosts.len(),
             hosts_heard: heard.len(),
-            instances_total: self.durable.instances.len(),
+            instances_total: self.durable.instances.len() + self.strangers().count(),
             instances_protected: self.durable.instances.iter().filter(|record| self.is_protected(record)).count(),
-            hosts_without_proof: without_proof.collect(),
+            hosts_without_proof: without_proof.chain(strange).collect(),
             alerts: self.standing_alerts(now),
         }
     }
@@ -199,15 +205,31 @@ impl Triage {
             .iter()
             .filter_map(|id| self.durable.instances.get(id))
             .map(|i| self.instance_view(i))
+            .chain(self.strangers().map(|server| self.stranger_view(server)))
             .collect()
     }
 
+    fn stranger_view(&self, server: &Server) -> InstanceView {
+        let record = InstanceRecord {
+            id: server.id.clone(),
+            name: server.name.clone(),
+            last_host: server.host.clone(),
+            memory_kib: server.memory_kib,
+            ..InstanceRecord::default()
+        };
+        let reason = format!("{}: {NO_AGENT}", server.host);
+        let state = server.vm_state.clone();
+        InstanceView { state, protected: false, reason, recoverable_elsewhere: false, ..self.instance_view(&record) }
+    }
+
     fn instance_view(&self, record: &InstanceRecord) -> InstanceView {
-        let protected = self.is_protected(record);
+        let policy = self.policy(record);
+        let protected = policy.protected.value;
         let elsewhere = self.recoverable_elsewhere(record);
+        let rebuilds = self.in_openstack() && policy.rebuilds();
         let reason = match (&elsewhere, protected) {
-            (_, false) if record.protect == Some(false) => "an operator excluded it".to_owned(),
-            (_, false) => "it is not marked for protection".to_owned(),
+            (_, false) => policy.protected.rule.clone(),
+            (Err(Bound::Disks(why)), true) if rebuilds => format!("its local disk would be made anew: {why}"),
             (Err(why), true) => format!("restarts only at home: {why}"),
             (Ok(()), true) => String::new(),
         };
@@ -220,7 +242,8 @@ impl Triage {
             homes: self.live_homes(record),
             last_host: record.last_host.clone(),
             memory_kib: record.memory_kib,
-            recoverable_elsewhere: elsewhere.is_ok(),
+            recoverable_elsewhere: elsewhere.is_ok() || (rebuilds && matches!(elsewhere, Err(Bound::Disks(_)))),
+            policy: policy.to_string(),
         }
     }
 
@@ -322,8 +345,20 @@ impl Triage {
                 step_text(&step.state)
             ));
         }
+        self.explain_policies(&view.outcomes, &mut lines);
         self.explain_doubts(&view.record, now, &mut lines);
         Some(lines)
+    }
+
+    /// Those of which more is said than `protect` says of everybody.
+    fn explain_policies(&self, outcomes: &[OutcomeRecord], lines: &mut Vec<String>) {
+        let records = outcomes.iter().filter_map(|outcome| self.durable.instances.get(&outcome.instance));
+        let told = records.map(|record| (record, self.policy(record))).filter(|(_, policy)| policy.is_special());
+        let told: Vec<String> = told.map(|(record, policy)| format!("  {}: {policy}", record.name)).collect();
+        if !told.is_empty() {
+            lines.push("What the policies say of its instances now:".to_owned());
+            lines.extend(told);
+        }
     }
 
     fn explain_doubts(&self, incident: &IncidentRecord, _now: Now, lines: &mut Vec<String>) {

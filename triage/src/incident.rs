@@ -6,6 +6,7 @@ use crate::id::{BootId, HostId, IncidentId, InstanceId};
 use crate::ingest::DEFAULT_SEGMENT;
 use crate::record::{Entry, IncidentKind, IncidentRecord, OutcomeRecord, OutcomeState, Phase, SiteRecord};
 use crate::time::{Moment, millis};
+use crate::turns::Tiers;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Lines kept in a timeline: with the next limit, well below a record's size.
@@ -40,6 +41,7 @@ pub(crate) struct Work {
     pub fresh_from: Moment,
     /// Doubts as last told, so that each is told once.
     pub told: String,
+    pub tiers: Tiers,
 }
 
 impl Work {
@@ -54,6 +56,7 @@ impl Work {
             restless: true,
             fresh_from: now,
             told: String::new(),
+            tiers: Tiers::default(),
         }
     }
 

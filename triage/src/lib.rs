@@ -35,11 +35,13 @@ mod inventory;
 mod look;
 mod observation;
 mod operator;
+mod policy;
 mod proof;
 mod rails;
 mod record;
 mod recovery;
 mod returning;
+mod roster;
 mod servers;
 mod settings;
 mod standing;
@@ -47,14 +49,20 @@ mod state;
 mod table;
 mod target;
 mod time;
+mod turns;
 mod view;
 mod watch;
 
-pub use cloud::{CloudAct, CloudKind, CloudNews, ComputeService, Course, Move, Server, ServiceHold};
+pub use cloud::{
+    Aggregate, CloudAct, CloudKind, CloudNews, ComputeService, Course, Marks, Mould, Move, Server, ServiceHold,
+};
 pub use command::{Care, Command, Decision, Note, Order, Refusal, Reply};
 pub use evidence::Doubt;
 pub use id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
 pub use observation::*;
+pub use policy::{
+    Facts, HA_MARKS, Ha, LEVELS, Level, OnLocalDisks, PRIORITY_MAX, Policy, PolicyRule, Said, TIER_MAX, is_mark, judge,
+};
 pub use record::*;
 pub use servers::{Fate, TABLE as SERVER_STATES};
 pub use settings::{Device, Guards, OnHung, Settings};

@@ -12,6 +12,7 @@ use crate::record::{
     SiteRecord, WordRecord,
 };
 use crate::time::shown;
+use crate::turns::Tiers;
 
 /// Words kept: a person's work of years, in some hundred kilobytes.
 const WORDS_KEPT: u64 = 1000;
@@ -160,6 +161,7 @@ impl Triage {
         work.retry_at = Some(now);
         work.fresh_from = now;
         work.restless = true;
+        work.tiers = Tiers::default();
         self.log(id, "retry", format!("{by} asked for another try"));
         Ok(format!("{id} is tried again"))
     }

@@ -403,16 +403,51 @@ pub struct StepRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum StepKind {
-    FenceOff { host: HostId },
-    Start { instance: InstanceId, target: HostId, boot: BootId, define: bool },
-    Remove { instance: InstanceId, host: HostId, boot: BootId },
-    DestroyIncoming { instance: InstanceId, host: HostId, boot: BootId },
-    ReleaseHold { host: HostId, boot: BootId },
-    ForceDown { host: HostId },
-    Disable { host: HostId, reason: String },
-    Evacuate { instance: InstanceId, source: HostId, target: Option<HostId> },
-    Unforce { host: HostId },
-    Enable { host: HostId, reason: String },
+    FenceOff {
+        host: HostId,
+    },
+    Start {
+        instance: InstanceId,
+        target: HostId,
+        boot: BootId,
+        define: bool,
+    },
+    Remove {
+        instance: InstanceId,
+        host: HostId,
+        boot: BootId,
+    },
+    DestroyIncoming {
+        instance: InstanceId,
+        host: HostId,
+        boot: BootId,
+    },
+    ReleaseHold {
+        host: HostId,
+        boot: BootId,
+    },
+    ForceDown {
+        host: HostId,
+    },
+    Disable {
+        host: HostId,
+        reason: String,
+    },
+    /// `anew`: the disk that does not survive, and that policy lets be made anew.
+    Evacuate {
+        instance: InstanceId,
+        source: HostId,
+        target: Option<HostId>,
+        #[serde(default)]
+        anew: Option<String>,
+    },
+    Unforce {
+        host: HostId,
+    },
+    Enable {
+        host: HostId,
+        reason: String,
+    },
 }
 
 impl StepKind {
@@ -448,8 +483,8 @@ impl fmt::Display for StepKind {
             StepKind::ReleaseHold { host, .. } => write!(f, "end the hold of {host}"),
             StepKind::ForceDown { host } => write!(f, "tell Nova that {host} is down"),
             StepKind::Disable { host, .. } => write!(f, "disable scheduling to {host}"),
-            StepKind::Evacuate { instance, source, target: None } => write!(f, "evacuate {instance} from {source}"),
-            StepKind::Evacuate { instance, source, target: Some(target) } => {
+            StepKind::Evacuate { instance, source, target: None, .. } => write!(f, "evacuate {instance} from {source}"),
+            StepKind::Evacuate { instance, source, target: Some(target), .. } => {
                 write!(f, "evacuate {instance} from {source} to {target}")
             }
             StepKind::Unforce { host } => write!(f, "tell Nova that {host} is no longer down"),

@@ -65,7 +65,9 @@ impl Triage {
         if self.in_openstack() {
             return self.review_evacuations(id, &host);
         }
-        for instance in self.lost_with(&incident, &host) {
+        let mut affected = self.lost_with(&incident, &host);
+        self.take_turns(id, &mut affected);
+        for instance in affected {
             self.advance(id, &instance);
         }
         self.conclude(id, &host);
@@ -125,7 +127,7 @@ impl Triage {
     }
 
     /// Instances that this host's death concerns, the largest first: what is
-    /// hardest to place is placed first.
+    /// hardest to place is placed first. Tiers and priorities come before that.
     pub(crate) fn lost_with(&self, incident: &IncidentRecord, host: &HostId) -> Vec<InstanceId> {
         let mut lost: Vec<&InstanceRecord> = Vec::new();
         let near = self.durable.instances_near(host);
@@ -210,6 +212,9 @@ impl Triage {
         }
         if let Some(why) = self.brake(incident, record) {
             return wait(why);
+        }
+        if let Some(why) = self.held_back(incident.id, &self.policy(record)) {
+            return Next::Outcome(OutcomeState::Planned, None, why);
         }
         self.place(incident, record).unwrap_or_else(wait)
     }
@@ -568,9 +573,5 @@ impl Triage {
             .take(8)
             .collect();
         format!("start {} of {} guests elsewhere: {}", placed.len(), ours.len(), placed.join(", "))
-    }
-
-    pub(crate) fn is_protected(&self, record: &InstanceRecord) -> bool {
-        record.protect.unwrap_or(self.settings.protect_all || record.marked)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::cloud::CloudKind;
 use crate::id::{HostId, PlaneId, SegmentId};
+use crate::policy::PolicyRule;
 use crate::record::Mode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub struct Settings {
     pub on_hung: BTreeMap<SegmentId, OnHung>,
     /// All instances, or only those marked in their metadata.
     pub protect_all: bool,
+    /// The operators' rules, in the order in which they were written.
+    pub policies: Vec<PolicyRule>,
     pub planes: BTreeSet<PlaneId>,
     pub references: Vec<String>,
     /// The host on which this aggregator runs: never condemned by it.
@@ -164,6 +167,7 @@ impl Default for Settings {
             default_mode: Mode::Observe,
             on_hung: BTreeMap::new(),
             protect_all: true,
+            policies: Vec::new(),
             cloud: CloudKind::Libvirt,
             cloud_deadline: seconds(30),
             planes: BTreeSet::new(),

@@ -18,6 +18,25 @@ pub(crate) struct Score {
     pub host: HostId,
 }
 
+/// As agents call what lies in a drive: a config drive, which Nova makes anew, or somebody's CD.
+const LOCAL_MEDIUM: &str = "local medium";
+
+/// What keeps an instance on its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// Its state or the host itself: nothing can be done about it elsewhere.
+    Host(String),
+    /// Its disks alone: a cloud that has an image of it can make them anew.
+    Disks(String),
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Bound::Host(why) | Bound::Disks(why)) = self;
+        f.write_str(why)
+    }
+}
+
 impl fmt::Display for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let defined = if self.defined { ", already defined there" } else { "" };
@@ -33,12 +52,16 @@ impl Triage {
         record: &InstanceRecord,
         not: &[HostId],
     ) -> Result<Score, String> {
-        bound_to_host(record)?;
+        let rebuilds = self.in_openstack() && self.policy(record).rebuilds();
+        match bound_to_host(record) {
+            Err(Bound::Disks(_)) if rebuilds => {}
+            other => other.map_err(|bound| bound.to_string())?,
+        }
         let segment = self.host(&record.last_host).map(|host| host.segment.clone()).unwrap_or_default();
         let mut scores = Vec::new();
         let mut refused = Vec::new();
         for host in self.durable.hosts.iter().filter(|host| host.segment == segment && !not.contains(&host.id)) {
-            match self.score(incident, record, host) {
+            match self.score(incident, record, host, rebuilds) {
                 Ok(score) => scores.push(score),
                 Err(why) => refused.push(format!("{}: {why}", host.id)),
             }
@@ -52,12 +75,20 @@ impl Triage {
         })
     }
 
-    fn score(&self, incident: IncidentId, record: &InstanceRecord, host: &HostRecord) -> Result<Score, String> {
+    fn score(
+        &self,
+        incident: IncidentId,
+        record: &InstanceRecord,
+        host: &HostRecord,
+        rebuilds: bool,
+    ) -> Result<Score, String> {
         self.can_take(host)?;
         if self.in_openstack() {
             self.service_takes(&host.id)?;
         }
-        self.reaches_disks(record, &host.id)?;
+        if !rebuilds {
+            self.reaches_disks(record, &host.id)?;
+        }
         if let Some(why) = self.refused_by(incident, record, &host.id) {
             return Err(why);
         }
@@ -136,14 +167,14 @@ impl Triage {
     }
 
     /// Whether it could run on any other host, computed while all is well and shown with its reason.
-    pub(crate) fn recoverable_elsewhere(&self, record: &InstanceRecord) -> Result<(), String> {
+    pub(crate) fn recoverable_elsewhere(&self, record: &InstanceRecord) -> Result<(), Bound> {
         bound_to_host(record)?;
         let segment = self.host(&record.last_host).map(|host| host.segment.clone()).unwrap_or_default();
-        let mut why = "no other host has joined".to_owned();
+        let mut why = Bound::Host("no other host has joined".to_owned());
         for host in self.durable.hosts.iter().filter(|h| h.segment == segment && h.id != record.last_host) {
             match self.reaches_disks(record, &host.id) {
                 Ok(()) => return Ok(()),
-                Err(reason) => why = reason,
+                Err(reason) => why = Bound::Disks(reason),
             }
         }
         Err(why)
@@ -168,12 +199,16 @@ impl Triage {
 }
 
 /// What binds an instance to its host whatever the target.
-fn bound_to_host(record: &InstanceRecord) -> Result<(), String> {
-    if let Some(reason) = record.local_only.first() {
-        return Err(format!("bound to its host: {reason}"));
+fn bound_to_host(record: &InstanceRecord) -> Result<(), Bound> {
+    let medium = |reason: &&String| reason.starts_with(LOCAL_MEDIUM);
+    if let Some(reason) = record.local_only.iter().find(|reason| !medium(reason)) {
+        return Err(Bound::Host(format!("bound to its host: {reason}")));
     }
     if record.xml_hash.is_empty() {
-        return Err("its definition is not known".to_owned());
+        return Err(Bound::Host("its definition is not known".to_owned()));
     }
-    Ok(())
+    match record.local_only.first() {
+        Some(reason) => Err(Bound::Disks(format!("bound to its host: {reason}"))),
+        None => Ok(()),
+    }
 }

@@ -59,6 +59,8 @@ pub struct InstanceView {
     pub last_host: HostId,
     pub memory_kib: u64,
     pub recoverable_elsewhere: bool,
+    /// What holds for it, and which rule says so.
+    pub policy: String,
 }
 
 #[derive(Clone, Debug)]

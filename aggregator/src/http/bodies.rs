@@ -71,6 +71,7 @@ pub(super) fn instance(instance: InstanceView) -> rest::Instance {
         homes: instance.homes.into_iter().map(|host| host.0).collect(),
         memory_kib: instance.memory_kib,
         recoverable_elsewhere: instance.recoverable_elsewhere,
+        policy: instance.policy,
     }
 }
 

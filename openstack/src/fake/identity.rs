@@ -44,6 +44,11 @@ fn catalog(state: &State) -> Value {
     if !compute.is_empty() {
         services.push(json!({"type": "compute", "name": "nova", "id": "s2", "endpoints": compute}));
     }
+    if state.options.glance && !state.options.regions.is_empty() {
+        let image: Vec<Value> =
+            state.options.regions.iter().map(|region| endpoint("public", region, "/image")).collect();
+        services.push(json!({"type": "image", "name": "glance", "id": "s3", "endpoints": image}));
+    }
     json!(services)
 }
 

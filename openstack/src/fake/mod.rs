@@ -61,6 +61,8 @@ pub struct Options {
     pub page: usize,
     /// The regions that have a compute service.
     pub regions: Vec<String>,
+    /// Whether there is a Glance.
+    pub glance: bool,
     /// Time stands still but for [`Fake::advance`].
     pub manual_clock: bool,
     pub tls: Option<Arc<rustls::ServerConfig>>,
@@ -73,6 +75,7 @@ impl Default for Options {
             minors: (1, 93),
             page: 1000,
             regions: vec!["RegionOne".into()],
+            glance: true,
             manual_clock: false,
             tls: None,
         }
@@ -89,6 +92,10 @@ pub struct FakeServer {
     pub task_state: Option<String>,
     pub metadata: BTreeMap<String, String>,
     pub flavor: String,
+    pub extra_specs: BTreeMap<String, String>,
+    /// The image's id; empty: one that Glance does not have.
+    pub image: String,
+    pub project: String,
     pub from_volume: bool,
     pub locked: bool,
     pub pinned_zone: Option<String>,
@@ -257,8 +264,10 @@ impl Fake {
                 vm_state,
                 task: server.task_state,
                 metadata: server.metadata,
-                project: "p-tenant".into(),
+                project: or(server.project, "p-tenant"),
                 flavor: or(server.flavor, "tiny"),
+                extra_specs: server.extra_specs,
+                image: or(server.image, "11111111-0000-4000-8000-000000000001"),
                 from_volume: server.from_volume,
                 locked: server.locked.then(String::new),
                 pinned: server.pinned_zone,
@@ -291,7 +300,31 @@ impl Fake {
         self.change(|world, _| {
             let id = i64::try_from(world.aggregates.len()).unwrap_or(i64::MAX - 1) + 1;
             let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-            world.aggregates.push(Agg { id, name: name.to_owned(), zone: zone.map(str::to_owned), hosts });
+            let (name, zone) = (name.to_owned(), zone.map(str::to_owned));
+            world.aggregates.push(Agg { id, name, zone, hosts, metadata: BTreeMap::new() });
+            id
+        })
+    }
+
+    /// A mark on an aggregate, beside the zone that Nova keeps there itself.
+    pub fn mark_aggregate(&self, id: i64, key: &str, value: &str) {
+        self.change(|world, _| {
+            for one in world.aggregates.iter_mut().filter(|one| one.id == id) {
+                one.metadata.insert(key.to_owned(), value.to_owned());
+            }
+        });
+    }
+
+    /// Its id. `properties` are what people write on it.
+    pub fn add_image(&self, name: &str, visibility: &str, properties: &[(&str, &str)]) -> String {
+        self.change(|world, _| {
+            let id = id("d000", world.images.len() + 1);
+            let mut image = serde_json::json!({"id": id, "name": name, "visibility": visibility, "status": "active",
+                                               "protected": false, "tags": [], "min_disk": 0, "owner": PROJECT});
+            for (key, value) in properties {
+                image[*key] = serde_json::json!(value);
+            }
+            world.images.insert(id.clone(), image);
             id
         })
     }

@@ -60,14 +60,14 @@ impl View<'_> {
 
     pub fn server(&self, server: &Srv, alone: bool) -> Value {
         let host = self.world.host(&server.host);
-        let image = if server.from_volume { json!("") } else { json!({"id": "11111111-0000-4000-8000-000000000001"}) };
+        let image = if server.from_volume { json!("") } else { json!({"id": server.image}) };
         let volumes: Vec<Value> =
             if server.from_volume { vec![json!({"id": format!("v-{}", server.id)})] } else { vec![] };
         let mut body = json!({
             "id": server.id, "name": server.name, "status": Self::status(server), "tenant_id": server.project,
             "user_id": "u-tenant", "metadata": server.metadata, "image": image,
             "flavor": {"vcpus": 1, "ram": 64, "disk": 1, "ephemeral": 0, "swap": 0,
-                       "original_name": server.flavor, "extra_specs": {}},
+                       "original_name": server.flavor, "extra_specs": server.extra_specs},
             "created": self.short(server.created), "updated": self.short(server.updated), "addresses": {},
             "OS-EXT-AZ:availability_zone": host.map(|host| host.zone.as_str()), "config_drive": "", "key_name": null,
             "OS-SRV-USG:launched_at": self.time(server.created), "OS-SRV-USG:terminated_at": null,
@@ -128,8 +128,11 @@ impl View<'_> {
     }
 
     pub fn aggregate(&self, aggregate: &Agg) -> Value {
+        let mut metadata = aggregate.metadata.clone();
+        // Nova keeps the zone among what people write there.
+        metadata.extend(aggregate.zone.clone().map(|zone| ("availability_zone".to_owned(), zone)));
         json!({"id": aggregate.id, "name": aggregate.name, "availability_zone": aggregate.zone,
-               "hosts": aggregate.hosts, "metadata": {}, "deleted": false})
+               "hosts": aggregate.hosts, "metadata": metadata, "deleted": false})
     }
 
     pub fn group(&self, group: &Group) -> Value {

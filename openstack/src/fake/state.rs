@@ -145,8 +145,22 @@ impl State {
             (Some("compute"), None | Some(""), None) => self.versions(),
             (Some("compute"), Some("v2.1"), None | Some("")) => self.version(),
             (Some("compute"), Some("v2.1"), Some(_)) => self.nova(asked),
+            (Some("image"), Some("v2"), Some("images")) => self.glance(asked),
             _ => Reply::html(404),
         }
+    }
+
+    fn glance(&self, asked: &Asked) -> Reply {
+        if !identity::is_valid(self, asked.token.as_deref()) {
+            return identity::turned_away();
+        }
+        let image = asked.path.get(3).and_then(|id| self.world.images.get(id));
+        let Some(image) = image else {
+            // Glance writes its refusals as pages.
+            let page = "<html><body><h1>404 Not Found</h1>No image found with that ID<br /></body></html>";
+            return Reply { body: page.into(), ..Reply::html(404) };
+        };
+        Reply::json(200, image)
     }
 
     fn nova(&mut self, asked: &Asked) -> Reply {

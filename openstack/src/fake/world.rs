@@ -68,6 +68,8 @@ pub(super) struct Srv {
     pub metadata: BTreeMap<String, String>,
     pub project: String,
     pub flavor: String,
+    pub extra_specs: BTreeMap<String, String>,
+    pub image: String,
     pub from_volume: bool,
     pub locked: Option<String>,
     pub pinned: Option<String>,
@@ -115,6 +117,7 @@ pub(super) struct Agg {
     pub name: String,
     pub zone: Option<String>,
     pub hosts: Vec<String>,
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// An evacuation under way.
@@ -142,6 +145,8 @@ pub(super) struct World {
     pub actions: BTreeMap<String, Vec<Act>>,
     pub groups: Vec<Group>,
     pub aggregates: Vec<Agg>,
+    /// As Glance shows them.
+    pub images: BTreeMap<String, serde_json::Value>,
     /// What really runs: (server, host).
     pub running: BTreeSet<(String, String)>,
     /// Servers that at some time ran twice.

@@ -20,6 +20,7 @@ pub use writes::ResetTo;
 use crate::answer::{Accepted, Answer, Failure, Refusal, Unsent};
 use crate::classify;
 use crate::credentials::Credentials;
+use crate::glance::Glance;
 use crate::keystone::{Keystone, Token, WhoAmI};
 use crate::transport::{self, Call, Raw, TlsProblem};
 use crate::version::{Document, Microversion, Range, VersionProblem};
@@ -96,6 +97,11 @@ impl Nova {
 
     pub fn with(keystone: Keystone) -> Self {
         Self { keystone, agreed: Arc::default() }
+    }
+
+    /// With the same token and connections.
+    pub fn glance(&self) -> Glance {
+        Glance::with(self.keystone.clone())
     }
 
     /// Logs in and agrees on a microversion, unless that has been done: to find faults

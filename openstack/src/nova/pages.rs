@@ -39,6 +39,17 @@ impl Nova {
         query: &[(&str, String)],
         deadline: Instant,
     ) -> Result<Vec<T>, Failure> {
+        self.pages_as(path, query, |item| item, deadline).await
+    }
+
+    /// Of each item only what is wanted stays: a large list is never there as a whole.
+    pub(super) async fn pages_as<T: Listed, U>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        keep: impl Fn(T) -> U,
+        deadline: Instant,
+    ) -> Result<Vec<U>, Failure> {
         let mut seen = Seen::default();
         let mut all = Vec::new();
         let mut marker: Option<String> = None;
@@ -49,7 +60,7 @@ impl Nova {
             let (items, links) = T::open(self.get(path, &query, deadline).await?);
             marker = next(&items, &links);
             seen.look(&items, marker.as_deref())?;
-            all.extend(items.into_iter().filter(|item| seen.is_new(item)));
+            all.extend(items.into_iter().filter(|item| seen.is_new(item)).map(&keep));
             if marker.is_none() {
                 return Ok(all);
             }

@@ -68,6 +68,12 @@ impl Nova {
         self.pages(&["servers", "detail"], &query, deadline).await.into()
     }
 
+    /// All servers of all projects, reduced page by page.
+    pub async fn all_servers<T>(&self, keep: impl Fn(Server) -> T, deadline: Instant) -> Answer<Vec<T>> {
+        let query = [("all_tenants", "1".to_owned())];
+        self.pages_as(&["servers", "detail"], &query, keep, deadline).await.into()
+    }
+
     pub async fn server(&self, id: &str, deadline: Instant) -> Answer<Server> {
         let body: Result<OneServer, Failure> = self.get(&["servers", id], &[], deadline).await;
         body.map(|body| body.server).into()

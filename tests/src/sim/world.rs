@@ -15,9 +15,9 @@ use super::{Fault, Rng, Summary};
 use medevac_aggregator::engine::{Engine, Input, Ports};
 use medevac_triage::{
     BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards, Heartbeat, Hello,
-    HostId, InstanceId, Inventory, Mode, Observation, Order, Outcome, Parting, Phase, PlaneId, Power, ProbeAnswer,
-    ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SessionId, Settings, Shown, StepId, StopReason, Vantage,
-    Word,
+    HostId, InstanceId, Inventory, Marks, Mode, Observation, Order, Outcome, Parting, Phase, PlaneId, Power,
+    ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SessionId, Settings, Shown, StepId,
+    StopReason, Vantage, Word,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -43,6 +43,10 @@ pub struct Options {
     pub pinned: bool,
     /// The guests are servers of Nova.
     pub openstack: bool,
+    /// Guests whose disk lies on their host alone.
+    pub local: BTreeSet<usize>,
+    /// Marks on the flavor of each guest; without them a seed draws some.
+    pub marks: BTreeMap<usize, Marks>,
 }
 
 impl Default for Options {
@@ -55,6 +59,8 @@ impl Default for Options {
             planes: None,
             pinned: false,
             openstack: false,
+            local: BTreeSet::new(),
+            marks: BTreeMap::new(),
         }
     }
 }
@@ -113,6 +119,8 @@ struct Host {
 struct Guest {
     /// Its user wants it to run; `None`: shut down when nobody could tell the aggregator.
     wanted: Option<bool>,
+    /// Its disk lies on its host alone.
+    local: bool,
 }
 
 #[derive(Debug)]
@@ -203,7 +211,9 @@ impl World {
             events: BinaryHeap::new(),
             next_event: 0,
             hosts: (0..hosts).map(|_| Host { planes: [true; 3], ..Host::default() }).collect(),
-            guests: (0..guests).map(|_| Guest { wanted: Some(true) }).collect(),
+            guests: (0..guests)
+                .map(|guest| Guest { wanted: Some(true), local: options.local.contains(&guest) })
+                .collect(),
             engine: None,
             shared: Shared::default(),
             inbox: Vec::new(),
@@ -230,7 +240,7 @@ impl World {
             world.boot(host);
         }
         if options.openstack {
-            world.found_nova();
+            world.found_nova(&options.marks);
         }
         world.at(0, Event::StartAggregator);
         world.at(0, Event::Look);

@@ -2,7 +2,7 @@
 
 use super::{LOOK_WITHIN, SERVICE_WITHIN, Shared, outcome, refused};
 use medevac_openstack::{Answer, ComputeService, Failure, Kind, Migration, MigrationFilter};
-use medevac_triage::{CloudAct, CloudNews, HostId, InstanceId, Outcome, Server};
+use medevac_triage::{CloudAct, CloudNews, HostId, InstanceId, Outcome};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -18,12 +18,15 @@ impl Shared {
         match act {
             CloudAct::ListServers { host, ask } => {
                 let answer = self.nova.servers(Some(self.names.nova(&host)), begun + LOOK_WITHIN).await.result();
-                let servers = answer.map(|servers| servers.into_iter().map(|server| self.server(server)).collect());
-                CloudNews::Servers { host, ask, servers: servers.map_err(|failure| failure.to_string()) }
+                let servers = match answer {
+                    Ok(servers) => Ok(self.known(servers).await),
+                    Err(failure) => Err(failure.to_string()),
+                };
+                CloudNews::Servers { host, ask, servers }
             }
             CloudAct::FindServer { instance, ask } => {
                 let server = match self.nova.server(instance.as_str(), begun + LOOK_WITHIN).await.result() {
-                    Ok(server) => Ok(Some(self.server(server))),
+                    Ok(server) => Ok(self.known(vec![server]).await.pop().map(Box::new)),
                     Err(Failure::Refused(refusal)) if refusal.kind == Kind::NotFound => Ok(None),
                     Err(failure) => Err(failure.to_string()),
                 };
@@ -62,18 +65,6 @@ impl Shared {
             CloudAct::Restart { step, instance, host, deadline } => {
                 CloudNews::Answered { step, outcome: self.restart(&instance, &host, begun + deadline).await }
             }
-        }
-    }
-
-    pub(super) fn server(&self, server: medevac_openstack::Server) -> Server {
-        Server {
-            id: InstanceId(server.id.to_ascii_lowercase()),
-            name: server.name,
-            host: server.host.as_deref().map(|host| self.names.ours(host)).unwrap_or_default(),
-            vm_state: server.vm_state.unwrap_or_default(),
-            task_state: server.task_state,
-            memory_kib: server.flavor.ram * 1024,
-            marks: server.metadata,
         }
     }
 

@@ -4,7 +4,7 @@
 //! ```text
 //!   loop --act--> OpenstackCloud --task--> Nova        at most REQUESTS_MAX at a time
 //!   loop <-CloudSpoke---------------------- task
-//!                  watcher, every few seconds: the compute services
+//!                  watcher, every few seconds: the compute services, the aggregates, all servers
 //! ```
 //!
 //! Orders to agents (the end of a hold, an incoming copy) go over the sessions
@@ -12,13 +12,15 @@
 
 mod acts;
 mod courses;
+mod roster;
 mod watcher;
 
 use super::libvirt::LibvirtCloud;
 use crate::engine::Input;
 use crate::ports::Cloud;
-use medevac_openstack::{Answer, Nova};
+use medevac_openstack::{Answer, Glance, Nova};
 use medevac_triage::{BootId, CloudAct, CloudNews, HostId, Observation, Order, Outcome, SessionId, StepId};
+use roster::Moulds;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -58,7 +60,9 @@ impl Names {
 /// What every task shares.
 pub(super) struct Shared {
     nova: Nova,
+    glance: Glance,
     names: Names,
+    moulds: Mutex<Moulds>,
     /// Nova's ids of the services, as last read: force-down needs one.
     services: Mutex<BTreeMap<HostId, String>>,
     inbox: mpsc::Sender<Input>,
@@ -85,7 +89,7 @@ pub struct OpenstackCloud {
 }
 
 impl OpenstackCloud {
-    /// Begins to watch the compute services.
+    /// Begins to watch the compute services, the aggregates and the servers.
     pub fn new(
         agents: LibvirtCloud,
         nova: Nova,
@@ -94,8 +98,18 @@ impl OpenstackCloud {
         runtime: tokio::runtime::Handle,
     ) -> Self {
         let turns = Semaphore::new(REQUESTS_MAX);
-        let shared = Arc::new(Shared { nova, names, services: Mutex::default(), inbox, turns });
+        let shared = Arc::new(Shared {
+            glance: nova.glance(),
+            nova,
+            names,
+            moulds: Mutex::default(),
+            services: Mutex::default(),
+            inbox,
+            turns,
+        });
         runtime.spawn(watcher::watch(Arc::clone(&shared)));
+        runtime.spawn(watcher::watch_aggregates(Arc::clone(&shared)));
+        runtime.spawn(roster::watch(Arc::clone(&shared)));
         Self { agents, shared, runtime }
     }
 }

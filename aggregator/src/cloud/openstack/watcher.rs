@@ -1,8 +1,9 @@
-//! The compute services, read every few seconds; and whether Nova can be asked at all.
+//! The compute services, read every few seconds; the host aggregates, less
+//! often; and whether Nova can be asked at all.
 
 use super::Shared;
 use medevac_openstack::{ServiceState, ServiceStatus};
-use medevac_triage::{CloudNews, ComputeService, HostId};
+use medevac_triage::{Aggregate, CloudNews, ComputeService, HostId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,10 @@ use tokio::time::Instant;
 
 /// nova-compute reports every ten seconds: twice as often sees every report.
 const EVERY: Duration = Duration::from_secs(5);
+/// People change aggregates, and look after half a minute whether it was noticed.
+const AGGREGATES_EVERY: Duration = Duration::from_secs(30);
+/// As long as nothing is known of the aggregates, they are asked for as often as the services.
+const AGGREGATES_AGAIN: Duration = EVERY;
 const WITHIN: Duration = Duration::from_secs(10);
 /// Nobody knows when it reported: longer ago than any boot.
 const LONG_AGO: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -37,6 +42,37 @@ pub(super) async fn watch(shared: Arc<Shared>) {
             Err(failure) => shared.tell(CloudNews::Trouble(failure.to_string())).await,
         }
         tokio::time::sleep(EVERY.saturating_sub(begun.elapsed())).await;
+    }
+}
+
+/// Until the process ends. That they cannot be read is no trouble of its own: the
+/// services say whether Nova can be asked, and the last ones stay.
+pub(super) async fn watch_aggregates(shared: Arc<Shared>) {
+    loop {
+        let begun = Instant::now();
+        let pause = match shared.nova.aggregates(begun + WITHIN).await.result() {
+            Ok(aggregates) => {
+                let mut aggregates: Vec<Aggregate> =
+                    aggregates.into_iter().map(|aggregate| grouped(&shared, aggregate)).collect();
+                aggregates.sort_by(|a, b| a.name.cmp(&b.name));
+                shared.tell(CloudNews::Aggregates(aggregates)).await;
+                AGGREGATES_EVERY
+            }
+            Err(failure) => {
+                tracing::debug!(%failure, "the host aggregates could not be read");
+                AGGREGATES_AGAIN
+            }
+        };
+        tokio::time::sleep(pause.saturating_sub(begun.elapsed())).await;
+    }
+}
+
+fn grouped(shared: &Shared, aggregate: medevac_openstack::Aggregate) -> Aggregate {
+    Aggregate {
+        name: aggregate.name,
+        zone: aggregate.availability_zone.unwrap_or_default(),
+        hosts: aggregate.hosts.iter().map(|host| shared.names.ours(host)).collect(),
+        marks: aggregate.metadata,
     }
 }
 

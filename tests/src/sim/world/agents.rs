@@ -133,9 +133,17 @@ impl World {
             autostart_taken: h.taken.contains(&guest),
             memory_kib: 1 << 20,
             xml_hash: format!("xml-{guest}"),
-            disks: vec![Disk { path: format!("nbd://store/vm{}", guest + 1), network: true, marker: None }],
+            disks: vec![self.disk(guest)],
             last_stop: h.last_stop.get(&guest).copied().unwrap_or_default(),
             ..Shown::default()
+        }
+    }
+
+    fn disk(&self, guest: usize) -> Disk {
+        let number = guest + 1;
+        match self.guests[guest].local {
+            false => Disk { path: format!("nbd://store/vm{number}"), network: true, marker: None },
+            true => Disk { path: format!("/instances/vm{number}/disk"), network: false, marker: None },
         }
     }
 

@@ -26,6 +26,8 @@ impl World {
         for (guest, g) in self.guests.iter().enumerate() {
             let alive = self.hosts.iter().filter(|host| host.guests.contains_key(&guest)).count();
             match g.wanted {
+                // Nobody brings back what nobody is to bring back.
+                Some(true) if alive == 0 && self.is_left_alone(guest) => {}
                 Some(true) if alive != 1 => return Some(format!("vm{} runs {alive} times", guest + 1)),
                 Some(false) if alive != 0 => {
                     return Some(format!("vm{} was shut down by its user and runs", guest + 1));

@@ -3,7 +3,8 @@
 //! may be late, lost, or an error.
 
 use super::*;
-use medevac_triage::{CloudAct, CloudNews, ComputeService, Course, Move, Server};
+use medevac_triage::{CloudAct, CloudNews, ComputeService, Course, Marks, Mould, Move, Server};
+use std::sync::Arc;
 
 /// nova-compute reports so often, and is believed up for so long.
 const REPORT_EVERY: u64 = 10_000;
@@ -42,6 +43,14 @@ struct Service {
 struct Placed {
     host: usize,
     active: bool,
+    /// What operators say of it.
+    flavor: Arc<Mould>,
+}
+
+impl Placed {
+    fn is(&self, mark: &str, value: &str) -> bool {
+        self.flavor.marks.get(mark).is_some_and(|said| said == value)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -67,14 +76,67 @@ fn number(name: &str, prefix: &str) -> usize {
 
 impl World {
     /// The site is Nova's from now on: servers where they run, nothing starts by itself.
-    pub(super) fn found_nova(&mut self) {
+    pub(super) fn found_nova(&mut self, marks: &BTreeMap<usize, Marks>) {
         let guests = self.guests.len();
+        let flavors: Vec<Arc<Mould>> = (0..guests).map(|guest| self.flavor(guest, marks)).collect();
         let on = |guest| (0..self.hosts.len()).find(|host| self.hosts[*host].guests.contains_key(&guest)).unwrap_or(0);
-        let servers = (0..guests).map(|guest| Placed { host: on(guest), active: true }).collect();
+        let servers = (0..guests)
+            .map(|guest| Placed { host: on(guest), active: true, flavor: Arc::clone(&flavors[guest]) })
+            .collect();
         let services = self.hosts.iter().map(|_| Service::default()).collect();
         self.nova = Some(Nova { services, servers, ..Nova::default() });
         self.hosts.iter_mut().for_each(|host| host.autostart.clear());
         self.at(1, Event::NovaReports);
+    }
+
+    /// As it is marked, or in a seed as chance will have it.
+    fn flavor(&mut self, guest: usize, marks: &BTreeMap<usize, Marks>) -> Arc<Mould> {
+        let mut of = marks.get(&guest).cloned().unwrap_or_default();
+        if !self.calm {
+            self.guests[guest].local = self.rng.once_in(5);
+            let mut draw = |once_in, mark: &str, value: String| {
+                if self.rng.once_in(once_in) {
+                    of.insert(mark.to_owned(), value);
+                }
+            };
+            draw(6, "medevac:ha", "off".to_owned());
+            draw(2, "medevac:tier", (1 + guest % 3).to_string());
+            draw(3, "medevac:priority", format!("{}", 10 - guest as i64));
+            draw(2, "medevac:on_local_disks", "rebuild".to_owned());
+        }
+        Arc::new(Mould { name: format!("m1.vm{}", guest + 1), marks: of, ..Mould::default() })
+    }
+
+    /// Operators said that nobody is to bring it back.
+    pub(super) fn is_left_alone(&self, guest: usize) -> bool {
+        self.nova.as_ref().is_some_and(|nova| nova.servers[guest].is("medevac:ha", "off"))
+    }
+
+    /// What operators said is done.
+    fn check_policy(&mut self, guest: usize, source: usize) {
+        let Some(placed) = self.nova.as_ref().map(|nova| &nova.servers[guest]) else { return };
+        let rebuilds = placed.is("medevac:on_local_disks", "rebuild");
+        if self.is_left_alone(guest) {
+            self.violate(format!("vm{} was evacuated, and its flavor says that it is not protected", guest + 1));
+        }
+        let tier = |placed: &Placed| placed.flavor.marks.get("medevac:tier").and_then(|tier| tier.parse::<u32>().ok());
+        let earlier = self.nova.as_ref().and_then(|nova| {
+            let of = |migration: &&Migration| {
+                let before = tier(&nova.servers[migration.guest]).zip(tier(&nova.servers[guest]));
+                migration.stage == Stage::Moving && migration.source == source && before.is_some_and(|(a, b)| a < b)
+            };
+            nova.moves.iter().find(of).map(|migration| migration.guest)
+        });
+        if let Some(earlier) = earlier {
+            self.violate(format!(
+                "vm{} was evacuated while vm{} of a tier before was under way",
+                guest + 1,
+                earlier + 1
+            ));
+        }
+        if self.guests[guest].local && !rebuilds {
+            self.violate(format!("vm{} was evacuated and lost its disk, and nobody said that it may", guest + 1));
+        }
     }
 
     fn compute_runs(&self, host: usize) -> bool {
@@ -107,6 +169,8 @@ impl World {
         };
         if matches!(news, CloudNews::Services(_)) {
             self.tell(start, Observation::CloudSpoke(CloudNews::Trouble(String::new())));
+            let roster = (0..self.guests.len()).map(|guest| self.server(guest)).collect();
+            self.tell(start, Observation::CloudSpoke(CloudNews::Roster(roster)));
         }
         self.tell(start, Observation::CloudSpoke(news));
     }
@@ -175,7 +239,7 @@ impl World {
             }
             CloudAct::FindServer { instance, ask } => {
                 let guest = number(instance.as_str(), "guest-");
-                let server = if down { Err(error) } else { Ok(Some(self.server(guest))) };
+                let server = if down { Err(error) } else { Ok(Some(Box::new(self.server(guest)))) };
                 CloudNews::Found { instance, ask, server }
             }
             CloudAct::Follow { source, ask, moves } => {
@@ -216,6 +280,7 @@ impl World {
             }
             CloudAct::Evacuate { step, instance, source, target, .. } => {
                 let guest = number(instance.as_str(), "guest-");
+                self.check_policy(guest, number(source.as_str(), "hv") - 1);
                 let outcome = match down {
                     true => Outcome::Unknown { detail: error },
                     false => self.evacuate(guest, number(source.as_str(), "hv") - 1, target),
@@ -285,14 +350,16 @@ impl World {
     }
 
     fn server(&self, guest: usize) -> Server {
-        let placed = self.nova.as_ref().map(|nova| (nova.servers[guest].host, nova.servers[guest].active));
-        let (host, active) = placed.unwrap_or_default();
+        let placed = self.nova.as_ref().map(|nova| &nova.servers[guest]);
+        let (host, active) = placed.map(|placed| (placed.host, placed.active)).unwrap_or_default();
         Server {
             id: guest_id(guest),
             name: format!("vm{}", guest + 1),
             host: id(host),
             vm_state: if active { "active" } else { "stopped" }.to_owned(),
             memory_kib: 1 << 20,
+            image: Arc::new(Mould { id: "image-1".to_owned(), ..Mould::default() }),
+            flavor: placed.map(|placed| Arc::clone(&placed.flavor)).unwrap_or_default(),
             ..Server::default()
         }
     }

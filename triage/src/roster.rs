@@ -1,0 +1,51 @@
+//! All servers as the cloud told of them last, for what is shown and judged
+//! while all is well. When a host dies its own list is newer, and counts.
+//!
+//! With a cell's database down Nova leaves its servers out of a list, or names
+//! them and says nothing of them: what was known of those stays.
+
+use crate::Triage;
+use crate::cloud::Server;
+use crate::id::{HostId, InstanceId};
+use std::collections::BTreeMap;
+
+impl Server {
+    /// Nova names it, and can say no more: its cell cannot be asked.
+    pub(crate) fn is_hollow(&self) -> bool {
+        self.vm_state.is_empty()
+    }
+}
+
+impl Triage {
+    pub(crate) fn take_roster(&mut self, servers: Vec<Server>) {
+        let before = std::mem::take(&mut self.sight.roster);
+        self.meet(servers);
+        // Whoever an agent shows is there, whatever the list says.
+        let missed = before.into_iter().filter(|(id, _)| !self.sight.roster.contains_key(id) && self.has_home(id));
+        let missed: BTreeMap<InstanceId, Server> = missed.collect();
+        self.sight.roster.extend(missed);
+        self.care_is_stale = true;
+    }
+
+    /// What is newer than the roster.
+    pub(crate) fn meet(&mut self, servers: impl IntoIterator<Item = Server>) {
+        let whole = servers.into_iter().filter(|server| !server.is_hollow());
+        self.sight.roster.extend(whole.map(|server| (server.id.clone(), server)));
+    }
+
+    fn has_home(&self, instance: &InstanceId) -> bool {
+        self.durable.instances.get(instance).is_some_and(|record| !record.homes.is_empty())
+    }
+
+    /// Nova's hosts on which nobody speaks to us: nothing is known of them, and nothing done.
+    pub(crate) fn hosts_without_agent(&self) -> impl Iterator<Item = &HostId> {
+        self.sight.services.keys().filter(|host| self.host(host).is_none())
+    }
+
+    /// Servers on such hosts.
+    pub(crate) fn strangers(&self) -> impl Iterator<Item = &Server> {
+        let strange = |server: &&Server| !server.host.as_str().is_empty() && self.host(&server.host).is_none();
+        let known = |server: &&Server| self.durable.instances.get(&server.id).is_some();
+        self.sight.roster.values().filter(move |server| strange(server) && !known(server))
+    }
+}
