@@ -322,6 +322,7 @@ impl Triage {
                 step_text(&step.state)
             ));
         }
+        explain_outcomes(&view, &mut lines);
         self.explain_doubts(&view.record, now, &mut lines);
         Some(lines)
     }
@@ -351,6 +352,27 @@ impl Triage {
     /// Homes of every instance that are not proven dead.
     pub fn homes(&self) -> BTreeMap<crate::InstanceId, BTreeSet<HostId>> {
         self.durable.instances.iter().map(|i| (i.id.clone(), self.live_homes(i).into_iter().collect())).collect()
+    }
+}
+
+/// How each guest of an open incident stands now: the timeline tells a reason
+/// once, and it may have changed since.
+fn explain_outcomes(view: &IncidentView, lines: &mut Vec<String>) {
+    if view.record.phase.closed() || view.outcomes.is_empty() {
+        return;
+    }
+    lines.push("Its guests now:".to_owned());
+    for outcome in &view.outcomes {
+        let name = view.names.get(&outcome.instance).filter(|name| !name.is_empty());
+        let name = name.map_or_else(|| outcome.instance.to_string(), Clone::clone);
+        let state = match outcome.state {
+            OutcomeState::Planned => "planned",
+            OutcomeState::Starting => "starting",
+            OutcomeState::Recovered => "recovered",
+            OutcomeState::Waiting => "waiting",
+            OutcomeState::Skipped => "skipped",
+        };
+        lines.push(format!("  {name} is {state}: {}", outcome.text));
     }
 }
 
@@ -394,6 +416,9 @@ fn todo(incident: &IncidentRecord) -> String {
         }
         Phase::Waiting => format!("medevacctl incident {id}"),
         Phase::Watching => format!("medevacctl explain {id}"),
+        Phase::Observed if incident.timeline.iter().any(|entry| entry.code == "alert") => {
+            format!("medevacctl explain {id}")
+        }
         _ => "nothing to do".to_owned(),
     }
 }
