@@ -11,7 +11,7 @@ mod nova;
 mod power;
 
 use super::ports::Shared;
-use super::{Fault, Rng, Summary};
+use super::{Fault, NovaFault, Rng, Summary};
 use medevac_aggregator::engine::{Engine, Input, Ports};
 use medevac_triage::{
     BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards, Heartbeat, Hello,
@@ -43,6 +43,8 @@ pub struct Options {
     pub pinned: bool,
     /// The guests are servers of Nova.
     pub openstack: bool,
+    /// Hosts that nothing can switch off.
+    pub without_device: BTreeSet<usize>,
 }
 
 impl Default for Options {
@@ -55,6 +57,7 @@ impl Default for Options {
             planes: None,
             pinned: false,
             openstack: false,
+            without_device: BTreeSet::new(),
         }
     }
 }
@@ -107,12 +110,17 @@ struct Host {
     keyed: u64,
     /// When it was last out of everybody's reach.
     lost_at: u64,
+    /// No memory is left above the reserve.
+    full: bool,
+    libvirt_hangs: bool,
 }
 
 #[derive(Debug)]
 struct Guest {
     /// Its user wants it to run; `None`: shut down when nobody could tell the aggregator.
     wanted: Option<bool>,
+    /// Its disk lies on its host alone.
+    local: bool,
 }
 
 #[derive(Debug)]
@@ -193,7 +201,7 @@ impl World {
         }
         let all = || PLANES.iter().map(|plane| PlaneId::from(*plane)).collect();
         settings.planes = options.planes.unwrap_or_else(all);
-        for host in 0..hosts {
+        for host in (0..hosts).filter(|host| !options.without_device.contains(host)) {
             let name = format!("bmc{}", host + 1);
             settings.devices.insert(id(host), Device { name, pinned: options.pinned });
         }
@@ -203,7 +211,7 @@ impl World {
             events: BinaryHeap::new(),
             next_event: 0,
             hosts: (0..hosts).map(|_| Host { planes: [true; 3], ..Host::default() }).collect(),
-            guests: (0..guests).map(|_| Guest { wanted: Some(true) }).collect(),
+            guests: (0..guests).map(|_| Guest { wanted: Some(true), local: false }).collect(),
             engine: None,
             shared: Shared::default(),
             inbox: Vec::new(),
