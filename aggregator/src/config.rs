@@ -9,7 +9,7 @@ use crate::listen::TlsFiles;
 use crate::peer::valid_name;
 use medevac_openstack::{Credentials, CredentialsProblem};
 use medevac_settings::{Problems, Reader};
-use medevac_triage::{CloudKind, HostId, Mode, OnHung, PlaneId, SegmentId, Settings};
+use medevac_triage::{CloudKind, HostId, MATRIX_ROWS, Mode, OnHung, PlaneId, SegmentId, Settings};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -102,6 +102,7 @@ impl Config {
         timing(r, &mut settings);
         scope(r, &mut settings);
         segments(r, &mut settings);
+        matrix(r, &mut settings, &mut warnings);
         let fences = fences(r, &mut settings, &mut warnings);
         let openstack = openstack(r);
         let config = Self {
@@ -266,6 +267,19 @@ fn segments(r: &mut Reader, s: &mut Settings) {
         s.initial_mode.insert(segment, mode);
         if name == DEFAULT_SEGMENT {
             s.default_mode = mode;
+        }
+    }
+}
+
+/// What is done about a host that has lost networks; a row that nobody can tell of yet is a warning.
+fn matrix(r: &mut Reader, s: &mut Settings, warnings: &mut Vec<String>) {
+    for row in &MATRIX_ROWS {
+        let key = format!("matrix.{}", row.name);
+        let Some(word) = r.string_opt(&key) else { continue };
+        if let Err(unfit) = s.matrix.set(row.name, &word) {
+            r.problem(&key, &word, &format!("{} ({})", unfit, unfit.name()));
+        } else if row.source.is_none() && word != row.default.name() {
+            warnings.push(format!("{key}: {}: the row decides nothing until there is one", row.source()));
         }
     }
 }

@@ -112,6 +112,7 @@ impl Stage {
             ("planes", planes) => {
                 self.options.planes = Some(planes.iter().map(|plane| PlaneId::from(*plane)).collect())
             }
+            ("matrix", [row, act]) => settings.matrix.set(row, act).map_err(|unfit| unfit.to_string())?,
             ("pinned", ["all"]) => self.options.pinned = true,
             ("no-device", hosts) => {
                 self.options.without_device = hosts.iter().map(|host| index(host)).collect::<Result<_, _>>()?

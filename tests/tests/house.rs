@@ -70,8 +70,7 @@ fn files(path: &std::path::Path) -> Vec<std::path::PathBuf> {
 #[test]
 fn the_table_of_server_states_in_the_documents_is_the_one_in_the_code() {
     use medevac_triage::{Fate, SERVER_STATES};
-    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openstack.md");
-    let page = std::fs::read_to_string(page).expect("the page is in the repository");
+    let page = page("openstack.md");
     for (state, fate) in SERVER_STATES {
         let done = match fate {
             Fate::Evacuate => "evacuated".to_owned(),
@@ -84,4 +83,25 @@ fn the_table_of_server_states_in_the_documents_is_the_one_in_the_code() {
     }
     let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| vm_state")).count();
     assert_eq!(rows, SERVER_STATES.len(), "a row of a state that the code does not know");
+}
+
+/// What operators read about lost networks is what the code does.
+#[test]
+fn the_action_matrix_in_the_documents_is_the_one_in_the_code() {
+    use medevac_triage::{MATRIX_ROWS, action_names};
+    let page = page("operating.md");
+    let (_, section) = page.split_once("### When only some networks are lost").expect("the section is there");
+    let (section, _) = section.split_once("\n**").expect("something follows it");
+    for row in &MATRIX_ROWS {
+        let (default, may_be) = (row.default.name(), action_names(row.allowed));
+        let line = format!("| `{}` | {} | {default} | {may_be} | {} |", row.name, row.signal, row.source());
+        assert!(section.contains(&line), "docs/operating.md lacks this row:\n{line}");
+    }
+    let rows = section.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, MATRIX_ROWS.len(), "a row that the code does not know");
+}
+
+fn page(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+    std::fs::read_to_string(path).expect("the page is in the repository")
 }

@@ -327,6 +327,11 @@ impl Triage {
         Some(lines)
     }
 
+    /// What is done about a host that has lost networks.
+    pub fn matrix(&self) -> &crate::Matrix {
+        &self.settings.matrix
+    }
+
     fn explain_doubts(&self, incident: &IncidentRecord, _now: Now, lines: &mut Vec<String>) {
         let Some(host) = incident.host.as_ref().and_then(|host| self.host(host)) else { return };
         if incident.phase.closed() || incident.shot {

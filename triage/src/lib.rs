@@ -33,6 +33,7 @@ mod incident;
 mod ingest;
 mod inventory;
 mod look;
+mod matrix;
 mod observation;
 mod operator;
 mod proof;
@@ -54,6 +55,7 @@ pub use cloud::{CloudAct, CloudKind, CloudNews, ComputeService, Course, Move, Se
 pub use command::{Care, Command, Decision, Note, Order, Refusal, Reply};
 pub use evidence::Doubt;
 pub use id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
+pub use matrix::{Act, Loss, Matrix, ROWS as MATRIX_ROWS, Row, Unfit, names as action_names};
 pub use observation::*;
 pub use record::*;
 pub use servers::{Fate, TABLE as SERVER_STATES};
