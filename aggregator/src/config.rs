@@ -10,8 +10,8 @@ use crate::peer::valid_name;
 use medevac_openstack::{Credentials, CredentialsProblem};
 use medevac_settings::{Problems, Reader};
 use medevac_triage::{
-    CloudKind, Ha, HostId, LEVELS, Level, Mode, OnHung, OnLocalDisks, PRIORITY_MAX, PlaneId, PolicyRule, SegmentId,
-    Settings, TIER_MAX,
+    CloudKind, Ha, HostId, LEVELS, Level, MATRIX_ROWS, Mode, OnHung, OnLocalDisks, PRIORITY_MAX, PlaneId, PolicyRule,
+    SegmentId, Settings, TIER_MAX,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -106,6 +106,7 @@ impl Config {
         scope(r, &mut settings);
         segments(r, &mut settings);
         settings.policies = policies(r);
+        matrix(r, &mut settings, &mut warnings);
         let fences = fences(r, &mut settings, &mut warnings);
         let openstack = openstack(r);
         let config = Self {
@@ -317,6 +318,19 @@ const VALUES: [&str; 4] = ["ha", "priority", "tier", "on_local_disks"];
 
 fn named<T: Copy>(all: &[(&str, T)], word: &str) -> Option<T> {
     all.iter().find(|(name, _)| *name == word).map(|(_, value)| *value)
+}
+
+/// What is done about a host that has lost networks; a row that nobody can tell of yet is a warning.
+fn matrix(r: &mut Reader, s: &mut Settings, warnings: &mut Vec<String>) {
+    for row in &MATRIX_ROWS {
+        let key = format!("matrix.{}", row.name);
+        let Some(word) = r.string_opt(&key) else { continue };
+        if let Err(unfit) = s.matrix.set(row.name, &word) {
+            r.problem(&key, &word, &format!("{} ({})", unfit, unfit.name()));
+        } else if row.source.is_none() && word != row.default.name() {
+            warnings.push(format!("{key}: {}: the row decides nothing until there is one", row.source()));
+        }
+    }
 }
 
 /// Options that this file must not set: what they say is said elsewhere.

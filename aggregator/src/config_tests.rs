@@ -126,3 +126,27 @@ fn a_missing_agent_is_a_warning_for_the_other_hosts_need_us() {
     let config = Config::parse(&FENCE.replace("fence_ipmilan", "fence_nowhere")).unwrap();
     assert!(config.warnings[0].contains("fence_nowhere"), "{:?}", config.warnings);
 }
+
+#[test]
+fn the_packaged_file_names_every_row_of_the_matrix_with_its_default_and_says_which_have_no_source() {
+    for row in &MATRIX_ROWS {
+        let line = format!("#{} = \"{}\"", row.name, row.default.name());
+        let at = PACKAGED.lines().position(|known| known == line);
+        let comment = PACKAGED.lines().nth(at.expect(&line) - 1).unwrap();
+        assert_eq!(comment.contains("no source yet"), row.source.is_none(), "{comment}\n{line}");
+    }
+}
+
+#[test]
+fn a_row_of_the_matrix_is_refused_with_the_reason_and_warned_of_where_nothing_tells_of_it() {
+    let told = faults("[matrix]\nmanagement = 'fence'\ntenant = 'shoot'\nstorage = 'alert'\nall_planes = 'migrate'\n");
+    for part in ["matrix.management", "kills healthy guests", "not-allowed", "alert, migrate", "unknown-action"] {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
+    assert!(told.contains("matrix.storage") && told.contains("no network is left"), "{told}");
+    let config =
+        Config::parse("[matrix]\nall_planes = 'approve'\nstorage_one_host = 'fence'\ntenant = 'alert'\n").unwrap();
+    assert_eq!(config.settings.matrix.act(medevac_triage::Loss::AllPlanes), medevac_triage::Act::Approve);
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    assert!(config.warnings[0].contains("storage_one_host: no source yet"), "{:?}", config.warnings);
+}

@@ -142,6 +142,8 @@ async fn the_api_is_for_operators_and_root_alone() {
         let (code, body) = (answer.status().as_u16(), answer.text().await.unwrap());
         assert!(code != 405 && (code != 404 || body.contains("unknown-incident")), "{path}: {code}");
     }
+    let rows: Vec<rest::MatrixRow> = whole.get("matrix").await;
+    assert_eq!((rows.len(), rows[0].action.as_str(), rows[2].source.as_str()), (6, "fence", "no source yet"));
     let described: serde_json::Value = whole.get("openapi.json").await;
     assert_eq!(described["openapi"], "3.1.0");
 }

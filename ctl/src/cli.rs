@@ -103,7 +103,10 @@ pub enum Verb {
     /// One incident, with its timeline
     Incident { id: String },
     /// What was seen, by whom, what was decided, what was refused and why
-    Explain { id: String },
+    Explain {
+        /// An incident such as inc-7; or `matrix`: what is done about a host that has lost networks
+        id: String,
+    },
     /// Who said what to medevac, why, and what came of it
     Audit,
     /// Choose what medevac may do in a segment

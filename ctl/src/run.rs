@@ -37,6 +37,9 @@ pub async fn run(args: Args) -> Result<(), Stop> {
         }
         Verb::Incident { id } => session.read(&incident_path(&id, "")?, show::incident).await,
         Verb::Audit => session.read("/api/v1/audit", |said: Vec<rest::Said>| show::audit(&said)).await,
+        Verb::Explain { id } if id == "matrix" => {
+            session.read("/api/v1/matrix", |rows: Vec<rest::MatrixRow>| show::matrix(&rows)).await
+        }
         Verb::Explain { id } => session.read(&incident_path(&id, "/explain")?, show::explanation).await,
         verb => session.speak(verb).await,
     }

@@ -1,6 +1,6 @@
 //! Bodies as tables for people. Pure: values in, text out.
 
-use medevac_proto::rest::{Explanation, Host, Incident, IncidentHead, Instance, Said, Status};
+use medevac_proto::rest::{Explanation, Host, Incident, IncidentHead, Instance, MatrixRow, Said, Status};
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
 
@@ -148,6 +148,25 @@ pub fn incident(incident: Incident) -> String {
 
 pub fn explanation(explanation: Explanation) -> String {
     explanation.lines.join("\n")
+}
+
+/// What is done about each loss of networks, and what else may be.
+pub fn matrix(rows: &[MatrixRow]) -> String {
+    let shown = rows.iter().map(|row| {
+        let action = match row.action == row.default {
+            true => row.action.clone(),
+            false => format!("{} (default: {})", row.action, row.default),
+        };
+        vec![row.row.clone(), row.signal.clone(), action, row.source.clone()]
+    });
+    let mut lines = vec![table(&["ROW", "WHAT IS SEEN", "WHAT IS DONE", "TOLD BY"], shown), String::new()];
+    for row in rows {
+        lines.push(format!("{} may be {}; nothing else: {}", row.row, row.allowed.join(", "), row.never));
+    }
+    lines.push(
+        "Change a row in [matrix] of aggregator.toml. No row lifts mode, witnesses, rails, proof or homes.".into(),
+    );
+    lines.join("\n")
 }
 
 pub fn audit(said: &[Said]) -> String {

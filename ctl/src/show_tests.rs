@@ -153,3 +153,23 @@ fn act_says_what_it_may_do_and_which_hosts_lack_a_proof() {
     assert!(before_act("default", &site).ends_with("  hv3: no fence device"));
     assert!(before_act("east", &site).contains("No host is in segment east yet."));
 }
+
+#[test]
+fn a_changed_row_of_the_matrix_shows_its_default_and_what_it_may_not_be() {
+    let row = MatrixRow {
+        row: "all_planes".into(),
+        signal: "nobody hears it".into(),
+        action: "approve".into(),
+        default: "fence".into(),
+        allowed: vec!["alert".into(), "approve".into(), "fence".into()],
+        never: "no network is left".into(),
+        source: "no source yet".into(),
+    };
+    let shown = matrix(&[row]);
+    for part in [
+        "all_planes  nobody hears it  approve (default: fence)  no source yet",
+        "all_planes may be alert, approve, fence; nothing else: no network is left",
+    ] {
+        assert!(shown.contains(part), "{shown}");
+    }
+}

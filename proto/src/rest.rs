@@ -141,6 +141,23 @@ pub struct Explanation {
     pub lines: Vec<String>,
 }
 
+/// One row of `GET /api/v1/matrix`: what is done about a host that has lost networks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MatrixRow {
+    /// Its key in the configuration.
+    pub row: String,
+    /// What has been seen, of one host if nothing else is said.
+    pub signal: String,
+    /// "alert", "migrate", "approve" or "fence".
+    pub action: String,
+    pub default: String,
+    pub allowed: Vec<String>,
+    /// Why nothing else is allowed.
+    pub never: String,
+    /// Who tells of it, or "no source yet": then the row decides nothing.
+    pub source: String,
+}
+
 /// `POST /api/v1/verbs`: an operator's word. Every one carries its reason, which is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerbRequest {

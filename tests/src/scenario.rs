@@ -11,11 +11,15 @@
 //!   split hv1 hv2    heal-split      kill-aggregator  pause-aggregator 60s
 //!   bmc hv1 unreachable|lies|slow|well                miswire hv1 hv2
 //!   kill-guest vm1   shut-down-guest vm1  migrate vm1 hv2  refuse-start hv2   lose-answer hv2
+//!   fill hv2         drain hv2       hang-libvirt hv1  heal-libvirt hv1       start-by-hand vm1 hv2
+//!   local-disk vm1   cloud openstack nova ... (see the module `nova`)
 //!   say approve inc-1 | say pause | say maintenance hv1 | ...
-//!   show incidents | hosts | guests | status
+//!   show incidents | hosts | guests | status | nova
 //! ```
 //!
 //! The world is the simulator's, without chance: the same text is the same run.
+
+mod nova;
 
 use crate::sim::{Fault, Options, World};
 use medevac_triage::{
@@ -73,9 +77,6 @@ impl Stage {
             ["hosts", count] => self.hosts = number(count)?,
             ["guests", count] => self.guests = number(count)?,
             ["cloud", "openstack"] => self.options.openstack = true,
-            ["local", guest] => {
-                self.options.local.insert(index(guest)?);
-            }
             ["mark", guest, mark, value] => {
                 let marks = self.options.marks.entry(index(guest)?).or_default();
                 marks.insert(mark.to_owned(), value.to_owned());
@@ -128,7 +129,13 @@ impl Stage {
             ("planes", planes) => {
                 self.options.planes = Some(planes.iter().map(|plane| PlaneId::from(*plane)).collect())
             }
+            ("matrix", [row, act]) => settings.matrix.set(row, act).map_err(|unfit| unfit.to_string())?,
             ("pinned", ["all"]) => self.options.pinned = true,
+            ("no-device", hosts) => {
+                self.options.without_device = hosts.iter().map(|host| index(host)).collect::<Result<_, _>>()?
+            }
+            ("own-host", [host]) => settings.own_host = Some(HostId::from(*host)),
+            ("protect", ["marked"]) => settings.protect_all = false,
             _ => return Err("no such setting".to_owned()),
         }
         Ok(())
@@ -146,6 +153,10 @@ impl Stage {
                     if on.is_empty() { "no host".to_owned() } else { on.join(" and ") }
                 );
             }
+            return Ok(());
+        }
+        if what == "nova" {
+            let _ = writeln!(out, "{}", world.nova_shows().join("\n"));
             return Ok(());
         }
         let Some(engine) = world.engine() else {
@@ -211,13 +222,21 @@ fn fault(words: &[&str]) -> Result<Fault, String> {
         ["shut-down-guest", guest] => Fault::ShutDownGuest(index(guest)?),
         ["refuse-start", host] => Fault::RefuseStart(index(host)?),
         ["lose-answer", host] => Fault::LoseAnswer(index(host)?),
+        ["local-disk", guest] => Fault::LocalDisk(index(guest)?),
+        ["fill", host] => Fault::Fill(index(host)?),
+        ["drain", host] => Fault::Drain(index(host)?),
+        ["hang-libvirt", host] => Fault::HangLibvirt(index(host)?),
+        ["heal-libvirt", host] => Fault::HealLibvirt(index(host)?),
+        ["start-by-hand", guest, host] => Fault::StartByHand(index(guest)?, index(host)?),
+        ["nova", ref rest @ ..] => nova::fault(rest)?,
         _ => return Err("not understood".to_owned()),
     })
 }
 
 fn word(words: &[&str]) -> Result<Word, String> {
     let incident = |id: &str| IncidentId::parse(id).ok_or("an incident looks like inc-1");
-    let guest = |name: &str| InstanceId::from(name);
+    // The world counts its guests from nought.
+    let guest = |name: &str| index(name).map(|guest| InstanceId(format!("guest-{guest}")));
     Ok(match *words {
         ["mode", mode] => {
             Word::SetMode { segment: SegmentId::from("default"), mode: Mode::parse(mode).ok_or("no such mode")? }
@@ -235,9 +254,9 @@ fn word(words: &[&str]) -> Result<Word, String> {
         ["power-on", host] => Word::PowerOn { host: HostId::from(host) },
         ["forget", host] => Word::Forget { host: HostId::from(host) },
         ["pin-device", host] => Word::PinDevice { host: HostId::from(host) },
-        ["protect", name] => Word::Protect { instance: guest(name) },
-        ["unprotect", name] => Word::Unprotect { instance: guest(name) },
-        ["recover", name] => Word::Recover { instance: guest(name) },
+        ["protect", name] => Word::Protect { instance: guest(name)? },
+        ["unprotect", name] => Word::Unprotect { instance: guest(name)? },
+        ["recover", name] => Word::Recover { instance: guest(name)? },
         _ => return Err("no such word".to_owned()),
     })
 }

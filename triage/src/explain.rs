@@ -346,6 +346,7 @@ impl Triage {
             ));
         }
         self.explain_policies(&view.outcomes, &mut lines);
+        explain_outcomes(&view, &mut lines);
         self.explain_doubts(&view.record, now, &mut lines);
         Some(lines)
     }
@@ -359,6 +360,11 @@ impl Triage {
             lines.push("What the policies say of its instances now:".to_owned());
             lines.extend(told);
         }
+    }
+
+    /// What is done about a host that has lost networks.
+    pub fn matrix(&self) -> &crate::Matrix {
+        &self.settings.matrix
     }
 
     fn explain_doubts(&self, incident: &IncidentRecord, _now: Now, lines: &mut Vec<String>) {
@@ -386,6 +392,27 @@ impl Triage {
     /// Homes of every instance that are not proven dead.
     pub fn homes(&self) -> BTreeMap<crate::InstanceId, BTreeSet<HostId>> {
         self.durable.instances.iter().map(|i| (i.id.clone(), self.live_homes(i).into_iter().collect())).collect()
+    }
+}
+
+/// How each guest of an open incident stands now: the timeline tells a reason
+/// once, and it may have changed since.
+fn explain_outcomes(view: &IncidentView, lines: &mut Vec<String>) {
+    if view.record.phase.closed() || view.outcomes.is_empty() {
+        return;
+    }
+    lines.push("Its guests now:".to_owned());
+    for outcome in &view.outcomes {
+        let name = view.names.get(&outcome.instance).filter(|name| !name.is_empty());
+        let name = name.map_or_else(|| outcome.instance.to_string(), Clone::clone);
+        let state = match outcome.state {
+            OutcomeState::Planned => "planned",
+            OutcomeState::Starting => "starting",
+            OutcomeState::Recovered => "recovered",
+            OutcomeState::Waiting => "waiting",
+            OutcomeState::Skipped => "skipped",
+        };
+        lines.push(format!("  {name} is {state}: {}", outcome.text));
     }
 }
 
@@ -429,6 +456,9 @@ fn todo(incident: &IncidentRecord) -> String {
         }
         Phase::Waiting => format!("medevacctl incident {id}"),
         Phase::Watching => format!("medevacctl explain {id}"),
+        Phase::Observed if incident.timeline.iter().any(|entry| entry.code == "alert") => {
+            format!("medevacctl explain {id}")
+        }
         _ => "nothing to do".to_owned(),
     }
 }

@@ -20,11 +20,11 @@ use crate::command::Command;
 use crate::evidence::Doubt;
 use crate::id::{HostId, IncidentId, StepId};
 use crate::incident::Opening;
+use crate::matrix::{Act, Loss};
 use crate::observation::{FenceAnswer, Power};
 use crate::record::{
     Heard, HeardRecord, HostRecord, IncidentKind, IncidentRecord, Mode, Phase, StepKind, StepRecord, StepState,
 };
-use crate::settings::OnHung;
 use crate::standing::Standing;
 use crate::time::{Moment, millis, shown};
 use std::collections::{BTreeMap, BTreeSet};
@@ -234,10 +234,10 @@ impl Triage {
             self.log(id, "condemned", text.clone());
             self.note("MDV-CONDEMNED", true, format!("{id}: {text}"));
         }
-        let hung = incident.kind == IncidentKind::HostHung;
         let approved = incident.approved.is_some();
+        let held = self.held_by_policy(incident, record);
         match self.mode(&record.segment) {
-            Mode::Observe => return self.observed(id, record),
+            Mode::Observe => return self.observed(id, record, held.map(|(_, _, why)| why)),
             Mode::Approve if !approved => {
                 return self.set_phase(
                     id,
@@ -248,24 +248,45 @@ impl Triage {
             }
             Mode::Approve | Mode::Act => {}
         }
-        if hung && !approved {
-            match self.settings.on_hung.get(&record.segment).copied().unwrap_or_default() {
-                OnHung::Fence => {}
-                OnHung::Approve => {
-                    let text = "hung: its guests may still run, so a person decides".to_owned();
-                    return self.set_phase(id, Phase::WaitingForApproval, "waiting", text);
-                }
-                OnHung::Alert => {
-                    return self.set_phase(id, Phase::Observed, "alert", "hung: policy says alert only".to_owned());
-                }
-            }
+        if let Some((phase, code, why)) = held.filter(|_| !approved) {
+            return self.set_phase(id, phase, code, why.to_owned());
         }
         self.shoot_when_free(incident, record);
     }
 
-    pub(crate) fn observed(&mut self, id: IncidentId, record: &HostRecord) {
+    /// What the policy for this kind of silence says against shooting without a person's word.
+    fn held_by_policy(
+        &self,
+        incident: &IncidentRecord,
+        record: &HostRecord,
+    ) -> Option<(Phase, &'static str, &'static str)> {
+        let hung = incident.kind == IncidentKind::HostHung;
+        let act = match hung {
+            true => self.settings.on_hung.get(&record.segment).copied().unwrap_or_default().act(),
+            false => self.settings.matrix.act(Loss::AllPlanes),
+        };
+        match act {
+            Act::Fence => None,
+            Act::Approve if hung => {
+                Some((Phase::WaitingForApproval, "waiting", "hung: its guests may still run, so a person decides"))
+            }
+            Act::Approve => {
+                Some((Phase::WaitingForApproval, "waiting", "matrix.all_planes says approve: a person decides"))
+            }
+            Act::Alert | Act::Migrate if hung => Some((Phase::Observed, "alert", "hung: policy says alert only")),
+            Act::Alert | Act::Migrate => Some((Phase::Observed, "alert", "matrix.all_planes says alert only")),
+        }
+    }
+
+    /// Mode observe: writes down what act would have done.
+    pub(crate) fn observed(&mut self, id: IncidentId, record: &HostRecord, held: Option<&str>) {
         if self.incident(id).is_some_and(|incident| incident.phase == Phase::Observed) {
             return;
+        }
+        if let Some(held) = held {
+            let text = format!("mode observe: act would not shoot it by itself: {held}");
+            self.set_phase(id, Phase::Observed, "observed", text.clone());
+            return self.note("MDV-OBSERVED", true, format!("{id}: {text}"));
         }
         let device = self.settings.devices.get(&record.id).map(|d| d.name.clone());
         let off = device

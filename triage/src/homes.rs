@@ -93,7 +93,8 @@ impl Triage {
 
     /// A goodbye or a maintenance bars every start elsewhere, whatever the proof.
     fn parted_home(&self, record: &InstanceRecord) -> Option<String> {
-        for host in record.homes.keys() {
+        // Its last host, too: once that is back with a new boot, nothing runs there any more.
+        for host in record.homes.keys().chain([&record.last_host]) {
             let Some(away) = self.host(host) else { continue };
             if away.maintenance.is_some() {
                 return Some(format!("{host}, its host, is in maintenance"));

@@ -33,6 +33,7 @@ mod incident;
 mod ingest;
 mod inventory;
 mod look;
+mod matrix;
 mod observation;
 mod operator;
 mod policy;
@@ -59,6 +60,7 @@ pub use cloud::{
 pub use command::{Care, Command, Decision, Note, Order, Refusal, Reply};
 pub use evidence::Doubt;
 pub use id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
+pub use matrix::{Act, Loss, Matrix, ROWS as MATRIX_ROWS, Row, Unfit, names as action_names};
 pub use observation::*;
 pub use policy::{
     Facts, HA_MARKS, Ha, LEVELS, Level, OnLocalDisks, PRIORITY_MAX, Policy, PolicyRule, Said, TIER_MAX, is_mark, judge,

@@ -177,7 +177,7 @@ impl Triage {
 
     pub(crate) fn proven_by_itself(&mut self, id: IncidentId, record: &HostRecord, device: String) {
         match self.mode(&record.segment) {
-            Mode::Observe => return self.observed(id, record),
+            Mode::Observe => return self.observed(id, record, None),
             Mode::Approve | Mode::Act => {}
         }
         let text =

@@ -2,6 +2,7 @@
 
 use crate::cloud::CloudKind;
 use crate::id::{HostId, PlaneId, SegmentId};
+use crate::matrix::{Act, Matrix};
 use crate::policy::PolicyRule;
 use crate::record::Mode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +56,8 @@ pub struct Settings {
     pub default_mode: Mode,
     /// What is done about a hung host; `approve` where nothing is said.
     pub on_hung: BTreeMap<SegmentId, OnHung>,
+    /// What is done about a host that has lost networks.
+    pub matrix: Matrix,
     /// All instances, or only those marked in their metadata.
     pub protect_all: bool,
     /// The operators' rules, in the order in which they were written.
@@ -94,6 +97,14 @@ impl OnHung {
 
     pub fn parse(text: &str) -> Option<Self> {
         Self::NAMED.into_iter().find(|(name, _)| *name == text).map(|(_, policy)| policy)
+    }
+
+    pub(crate) fn act(self) -> Act {
+        match self {
+            OnHung::Approve => Act::Approve,
+            OnHung::Fence => Act::Fence,
+            OnHung::Alert => Act::Alert,
+        }
     }
 }
 
@@ -166,6 +177,7 @@ impl Default for Settings {
             initial_mode: BTreeMap::new(),
             default_mode: Mode::Observe,
             on_hung: BTreeMap::new(),
+            matrix: Matrix::default(),
             protect_all: true,
             policies: Vec::new(),
             cloud: CloudKind::Libvirt,

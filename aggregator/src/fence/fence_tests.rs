@@ -187,7 +187,7 @@ fn a_fence_agent_dies_with_us_and_its_children_too() {
         .spawn()
         .unwrap();
     let until = Instant::now() + Duration::from_secs(10);
-    while !dir.path().join("begun").exists() && Instant::now() < until {
+    while !(dir.path().join("begun").exists() && running("5432")) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(running("5432"), "the agent has begun");

@@ -1,7 +1,9 @@
 //! From triage's views to the bodies of the API.
 
 use medevac_proto::rest;
-use medevac_triage::{HostView, IncidentView, InstanceView, Now, Triage, Wall, WordRecord, millis};
+use medevac_triage::{
+    HostView, IncidentView, InstanceView, MATRIX_ROWS, Matrix, Now, Triage, Wall, WordRecord, millis,
+};
 use serde::Serialize;
 
 /// Unprotected instances in a status; the list of instances has them all.
@@ -116,6 +118,19 @@ pub(super) fn incident(view: IncidentView) -> rest::Incident {
 pub(super) fn said(word: &WordRecord) -> rest::Said {
     let WordRecord { number, wall, by, said, reason, result, done } = word.clone();
     rest::Said { number, wall_ms: wall.0, by, said, reason, done, result }
+}
+
+pub(super) fn matrix(matrix: &Matrix) -> Vec<rest::MatrixRow> {
+    let row = |row: &medevac_triage::Row| rest::MatrixRow {
+        row: row.name.into(),
+        signal: row.signal.into(),
+        action: matrix.act(row.loss).name().into(),
+        default: row.default.name().into(),
+        allowed: row.allowed.iter().map(|act| act.name().to_owned()).collect(),
+        never: row.never.into(),
+        source: row.source().into(),
+    };
+    MATRIX_ROWS.iter().map(row).collect()
 }
 
 /// The name under which a value is kept is the one under which it is shown.

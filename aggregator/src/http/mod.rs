@@ -39,7 +39,7 @@ const BODY_MAX: usize = 64 * 1024;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// All routes, for the description's test.
-pub const ROUTES: [(&str, &str); 10] = [
+pub const ROUTES: [(&str, &str); 11] = [
     ("get", "/healthz"),
     ("get", "/api/v1/openapi.json"),
     ("get", "/api/v1/status"),
@@ -49,6 +49,7 @@ pub const ROUTES: [(&str, &str); 10] = [
     ("get", "/api/v1/incidents/{id}"),
     ("get", "/api/v1/incidents/{id}/explain"),
     ("get", "/api/v1/audit"),
+    ("get", "/api/v1/matrix"),
     ("post", "/api/v1/verbs"),
 ];
 
@@ -116,6 +117,7 @@ fn routes(api: Api) -> Router {
         .route("/api/v1/incidents/{id}", get(incident))
         .route("/api/v1/incidents/{id}/explain", get(explain))
         .route("/api/v1/audit", get(audit))
+        .route("/api/v1/matrix", get(matrix))
         .route("/api/v1/verbs", post(verbs::post))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(api)
@@ -219,6 +221,10 @@ async fn explain(State(api): State<Api>, Path(id): Path<String>) -> Result<impl 
 async fn audit(State(api): State<Api>) -> Result<impl IntoResponse, Refused> {
     let ask = |triage: &Triage, _: Now| triage.words().map(bodies::said).collect::<Vec<_>>();
     Ok(Json(api.ask(ask).await?))
+}
+
+async fn matrix(State(api): State<Api>) -> Result<impl IntoResponse, Refused> {
+    Ok(Json(api.ask(|triage, _| bodies::matrix(triage.matrix())).await?))
 }
 
 fn parse(text: &str) -> Result<IncidentId, Refused> {

@@ -58,6 +58,46 @@ pub enum Fault {
     DieAtEvacuation {
         before: bool,
     },
+    /// This guest's disk lies on its host alone, from now on.
+    LocalDisk(usize),
+    /// No memory is left above the reserve; there is again.
+    Fill(usize),
+    Drain(usize),
+    /// libvirt takes calls and answers none; it answers again. Guests run on.
+    HangLibvirt(usize),
+    HealLibvirt(usize),
+    /// A person starts a guest on a host, whatever runs elsewhere.
+    StartByHand(usize, usize),
+    Nova(NovaFault),
+}
+
+/// What a control plane and those who use it can do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NovaFault {
+    /// The next request that changes something never arrives, and nobody is told.
+    LoseRequest,
+    /// The next evacuation is carried out, and nobody is told.
+    LoseEvacuationAnswer,
+    /// The next evacuations of this server end without a valid host.
+    Fail {
+        guest: usize,
+        times: u32,
+    },
+    /// The server is in this state until further notice.
+    State {
+        guest: usize,
+        state: String,
+    },
+    /// Its owner deletes it.
+    Delete(usize),
+    /// Lists no longer name it, as when its cell is down; they do again.
+    Hide(usize),
+    Unhide(usize),
+    /// Only nova-compute, on a host that is well.
+    StopCompute(usize),
+    StartCompute(usize),
+    /// An administrator, for a reason of his own.
+    Disable(usize),
 }
 
 /// Faults and when they strike.

@@ -17,7 +17,7 @@ pub mod ports;
 pub mod rng;
 pub mod world;
 
-pub use faults::{Fault, Schedule};
+pub use faults::{Fault, NovaFault, Schedule};
 pub use rng::Rng;
 pub use world::{Options, World};
 

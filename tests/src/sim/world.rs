@@ -11,7 +11,7 @@ mod nova;
 mod power;
 
 use super::ports::Shared;
-use super::{Fault, Rng, Summary};
+use super::{Fault, NovaFault, Rng, Summary};
 use medevac_aggregator::engine::{Engine, Input, Ports};
 use medevac_triage::{
     BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards, Heartbeat, Hello,
@@ -43,10 +43,10 @@ pub struct Options {
     pub pinned: bool,
     /// The guests are servers of Nova.
     pub openstack: bool,
-    /// Guests whose disk lies on their host alone.
-    pub local: BTreeSet<usize>,
     /// Marks on the flavor of each guest; without them a seed draws some.
     pub marks: BTreeMap<usize, Marks>,
+    /// Hosts that nothing can switch off.
+    pub without_device: BTreeSet<usize>,
 }
 
 impl Default for Options {
@@ -59,8 +59,8 @@ impl Default for Options {
             planes: None,
             pinned: false,
             openstack: false,
-            local: BTreeSet::new(),
             marks: BTreeMap::new(),
+            without_device: BTreeSet::new(),
         }
     }
 }
@@ -113,6 +113,9 @@ struct Host {
     keyed: u64,
     /// When it was last out of everybody's reach.
     lost_at: u64,
+    /// No memory is left above the reserve.
+    full: bool,
+    libvirt_hangs: bool,
 }
 
 #[derive(Debug)]
@@ -201,7 +204,7 @@ impl World {
         }
         let all = || PLANES.iter().map(|plane| PlaneId::from(*plane)).collect();
         settings.planes = options.planes.unwrap_or_else(all);
-        for host in 0..hosts {
+        for host in (0..hosts).filter(|host| !options.without_device.contains(host)) {
             let name = format!("bmc{}", host + 1);
             settings.devices.insert(id(host), Device { name, pinned: options.pinned });
         }
@@ -211,9 +214,7 @@ impl World {
             events: BinaryHeap::new(),
             next_event: 0,
             hosts: (0..hosts).map(|_| Host { planes: [true; 3], ..Host::default() }).collect(),
-            guests: (0..guests)
-                .map(|guest| Guest { wanted: Some(true), local: options.local.contains(&guest) })
-                .collect(),
+            guests: (0..guests).map(|_| Guest { wanted: Some(true), local: false }).collect(),
             engine: None,
             shared: Shared::default(),
             inbox: Vec::new(),

@@ -100,7 +100,7 @@ impl World {
             held: h.held,
             inventory: self.inventory(host),
             memory_total_kib: 64 << 20,
-            memory_available_kib: 32 << 20,
+            memory_available_kib: self.memory_left(host),
             warnings: Vec::new(),
             highest_epoch: None,
         }
@@ -108,17 +108,29 @@ impl World {
 
     pub(super) fn inventory(&self, host: usize) -> Inventory {
         let h = &self.hosts[host];
-        let known: BTreeSet<usize> = h.defined.iter().chain(h.guests.keys()).chain(&h.incoming).copied().collect();
+        let libvirt_answered = !h.libvirt_hangs;
+        let known: BTreeSet<usize> = match libvirt_answered {
+            true => h.defined.iter().chain(h.guests.keys()).chain(&h.incoming).copied().collect(),
+            false => h.guests.keys().copied().collect(),
+        };
         let instances: BTreeMap<InstanceId, Shown> =
             known.into_iter().map(|guest| (guest_id(guest), self.shown(host, guest))).collect();
-        Inventory { digest: digest(&instances), libvirt_answered: true, instances, storage: BTreeMap::new() }
+        Inventory { digest: digest(&instances), libvirt_answered, instances, storage: BTreeMap::new() }
+    }
+
+    fn memory_left(&self, host: usize) -> u64 {
+        if self.hosts[host].full { 256 << 10 } else { 32 << 20 }
     }
 
     pub(super) fn shown(&self, host: usize, guest: usize) -> Shown {
         let h = &self.hosts[host];
         let pid = h.guests.get(&guest).copied();
+        let disk = match self.guests[guest].local {
+            true => Disk { path: format!("/var/local/vm{}", guest + 1), network: false, marker: None },
+            false => Disk { path: format!("nbd://store/vm{}", guest + 1), network: true, marker: None },
+        };
         Shown {
-            known: true,
+            known: !h.libvirt_hangs,
             name: format!("vm{}", guest + 1),
             state: match pid {
                 Some(_) => RunState::Running,
@@ -133,17 +145,9 @@ impl World {
             autostart_taken: h.taken.contains(&guest),
             memory_kib: 1 << 20,
             xml_hash: format!("xml-{guest}"),
-            disks: vec![self.disk(guest)],
+            disks: vec![disk],
             last_stop: h.last_stop.get(&guest).copied().unwrap_or_default(),
             ..Shown::default()
-        }
-    }
-
-    fn disk(&self, guest: usize) -> Disk {
-        let number = guest + 1;
-        match self.guests[guest].local {
-            false => Disk { path: format!("nbd://store/vm{number}"), network: true, marker: None },
-            true => Disk { path: format!("/instances/vm{number}/disk"), network: false, marker: None },
         }
     }
 
@@ -161,9 +165,9 @@ impl World {
             host: id(host),
             session,
             digest: self.inventory(host).digest,
-            memory_available_kib: 32 << 20,
+            memory_available_kib: self.memory_left(host),
             held: self.hosts[host].held,
-            libvirt_answers: true,
+            libvirt_answers: !self.hosts[host].libvirt_hangs,
         };
         self.send(host, Observation::HeartbeatArrived(heartbeat));
     }

@@ -68,6 +68,13 @@ impl World {
             Fault::DieAtEvacuation { before } => self.shared.lock().die_at = Some(("cloud-evacuate", before)),
             Fault::LoseNovaAnswer => self.lose_nova_answer(),
             Fault::LoseAnswer(host) => self.hosts[host].lose_answer = true,
+            Fault::LocalDisk(guest) => self.guests[guest].local = true,
+            Fault::Fill(host) => self.hosts[host].full = true,
+            Fault::Drain(host) => self.hosts[host].full = false,
+            Fault::HangLibvirt(host) => self.hosts[host].libvirt_hangs = true,
+            Fault::HealLibvirt(host) => self.hosts[host].libvirt_hangs = false,
+            Fault::StartByHand(guest, host) => self.start_by_hand(guest, host),
+            Fault::Nova(fault) => self.trouble_nova(fault),
         }
     }
 

@@ -20,6 +20,15 @@ impl World {
         }
     }
 
+    /// Somebody else's act: what it breaks is no fault of medevac.
+    pub(super) fn start_by_hand(&mut self, guest: usize, host: usize) {
+        self.next_pid += 1;
+        self.hosts[host].defined.insert(guest);
+        self.hosts[host].guests.insert(guest, self.next_pid);
+        self.say(format!("a person starts vm{} on hv{}", guest + 1, host + 1));
+        self.send_inventory(host, None);
+    }
+
     /// A live migration: the target's copy waits until the source hands over.
     pub(super) fn migrate(&mut self, guest: usize, to: usize) {
         let Some(from) = (0..self.hosts.len()).find(|host| self.hosts[*host].guests.contains_key(&guest)) else {

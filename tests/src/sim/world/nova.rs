@@ -27,7 +27,13 @@ pub(super) struct Nova {
     down_until: u64,
     /// The answer to the next request that changes something is lost.
     lose_next: bool,
+    /// The next request that changes something never arrives.
+    drop_next: bool,
+    /// The answer to the next evacuation is lost.
+    lose_evacuation: bool,
     requests: u32,
+    /// Evacuations of these servers find no valid host, so often.
+    fails: BTreeMap<usize, u32>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +43,8 @@ struct Service {
     reported: u64,
     /// nova-compute runs, in this boot of the host, since then.
     running: Option<(u32, u64)>,
+    /// It was stopped on a host that is well.
+    stopped: bool,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +53,11 @@ struct Placed {
     active: bool,
     /// What operators say of it.
     flavor: Arc<Mould>,
+    /// Said by a scenario, whatever it really does.
+    state: Option<String>,
+    deleted: bool,
+    /// No list names it.
+    hidden: bool,
 }
 
 impl Placed {
@@ -81,7 +94,12 @@ impl World {
         let flavors: Vec<Arc<Mould>> = (0..guests).map(|guest| self.flavor(guest, marks)).collect();
         let on = |guest| (0..self.hosts.len()).find(|host| self.hosts[*host].guests.contains_key(&guest)).unwrap_or(0);
         let servers = (0..guests)
-            .map(|guest| Placed { host: on(guest), active: true, flavor: Arc::clone(&flavors[guest]) })
+            .map(|guest| Placed {
+                host: on(guest),
+                active: true,
+                flavor: Arc::clone(&flavors[guest]),
+                ..Placed::default()
+            })
             .collect();
         let services = self.hosts.iter().map(|_| Service::default()).collect();
         self.nova = Some(Nova { services, servers, ..Nova::default() });
@@ -141,7 +159,8 @@ impl World {
 
     fn compute_runs(&self, host: usize) -> bool {
         let h = &self.hosts[host];
-        h.up && !h.frozen && !h.held
+        let stopped = self.nova.as_ref().is_some_and(|nova| nova.services[host].stopped);
+        h.up && !h.frozen && !h.held && !stopped
     }
 
     /// Every nova-compute reports; the adapter reads the services.
@@ -239,7 +258,7 @@ impl World {
             }
             CloudAct::FindServer { instance, ask } => {
                 let guest = number(instance.as_str(), "guest-");
-                let server = if down { Err(error) } else { Ok(Some(Box::new(self.server(guest)))) };
+                let server = if down { Err(error) } else { Ok(self.server_unless_deleted(guest)) };
                 CloudNews::Found { instance, ask, server }
             }
             CloudAct::Follow { source, ask, moves } => {
@@ -260,8 +279,10 @@ impl World {
                 service.disabled = reason;
                 Ok(())
             }),
-            CloudAct::Enable { step, host, .. } => self.service_act(step, &host, down, |_, service| {
-                service.disabled.clear();
+            CloudAct::Enable { step, host, reason } => self.service_act(step, &host, down, |_, service| {
+                if service.disabled == reason {
+                    service.disabled.clear();
+                }
                 Ok(())
             }),
             CloudAct::Unforce { step, host } => self.service_act(step, &host, down, |clear, service| {
@@ -272,6 +293,10 @@ impl World {
                     Err("not-yet")
                 }
             }),
+            CloudAct::Evacuate { step, .. } if self.never_arrives() => {
+                let detail = "simulated: the connection was cut".to_owned();
+                CloudNews::Answered { step, outcome: Outcome::Unknown { detail } }
+            }
             CloudAct::Evacuate { step, .. } if self.stays_in_a_queue() => {
                 let late = self.rng.between(1_000, QUEUED_FOR);
                 self.at(late, Event::NovaAnswers { start: NOBODY, act });
@@ -285,6 +310,9 @@ impl World {
                     true => Outcome::Unknown { detail: error },
                     false => self.evacuate(guest, number(source.as_str(), "hv") - 1, target),
                 };
+                if let Some(nova) = self.nova.as_mut() {
+                    nova.lose_next |= std::mem::take(&mut nova.lose_evacuation);
+                }
                 CloudNews::Answered { step, outcome: self.perhaps_lost(outcome) }
             }
             CloudAct::Restart { step, instance, host, .. } => {
@@ -307,11 +335,16 @@ impl World {
     /// Whoever sent it hears nothing, and Nova gets it later.
     fn stays_in_a_queue(&mut self) -> bool {
         let lost = self.nova.as_ref().is_some_and(|nova| nova.lose_next);
-        let queued = lost && self.rng.once_in(2);
+        let queued = lost && !self.calm && self.rng.once_in(2);
         if queued && let Some(nova) = self.nova.as_mut() {
             nova.lose_next = false;
         }
         queued
+    }
+
+    /// It is lost on its way, and whoever sent it cannot know.
+    fn never_arrives(&mut self) -> bool {
+        self.nova.as_mut().is_some_and(|nova| std::mem::take(&mut nova.drop_next))
     }
 
     /// The request had its effect, and nobody is told.
@@ -345,18 +378,25 @@ impl World {
     }
 
     fn servers_on(&self, host: usize) -> Vec<Server> {
-        let placed = |guest: &usize| self.nova.as_ref().is_some_and(|nova| nova.servers[*guest].host == host);
+        let named = |placed: &Placed| placed.host == host && !placed.deleted && !placed.hidden;
+        let placed = |guest: &usize| self.nova.as_ref().is_some_and(|nova| named(&nova.servers[*guest]));
         (0..self.guests.len()).filter(placed).map(|guest| self.server(guest)).collect()
+    }
+
+    fn server_unless_deleted(&self, guest: usize) -> Option<Box<Server>> {
+        let deleted = self.nova.as_ref().is_some_and(|nova| nova.servers[guest].deleted);
+        (!deleted).then(|| Box::new(self.server(guest)))
     }
 
     fn server(&self, guest: usize) -> Server {
         let placed = self.nova.as_ref().map(|nova| &nova.servers[guest]);
         let (host, active) = placed.map(|placed| (placed.host, placed.active)).unwrap_or_default();
+        let state = placed.and_then(|placed| placed.state.clone());
         Server {
             id: guest_id(guest),
             name: format!("vm{}", guest + 1),
             host: id(host),
-            vm_state: if active { "active" } else { "stopped" }.to_owned(),
+            vm_state: state.unwrap_or_else(|| if active { "active" } else { "stopped" }.to_owned()),
             memory_kib: 1 << 20,
             image: Arc::new(Mould { id: "image-1".to_owned(), ..Mould::default() }),
             flavor: placed.map(|placed| Arc::clone(&placed.flavor)).unwrap_or_default(),
@@ -367,6 +407,9 @@ impl World {
     fn course(&self, of: &Move) -> Course {
         let guest = number(of.instance.as_str(), "guest-");
         let Some(nova) = &self.nova else { return Course::Unseen };
+        if nova.servers[guest].deleted {
+            return Course::Deleted;
+        }
         let ours = |migration: &&Migration| match of.request.is_empty() {
             true => migration.guest == guest,
             false => migration.request == of.request,
@@ -394,11 +437,13 @@ impl World {
             self.violate(format!("a second evacuation of vm{} was asked for while one was under way", guest + 1));
             return refused("broken");
         }
+        let fails = nova.fails.get_mut(&guest).filter(|left| **left > 0);
+        let fails = fails.map(|left| *left -= 1).is_some();
         nova.requests += 1;
         let request = format!("req-{}", nova.requests);
         nova.moves.push(Migration { guest, source, request: request.clone(), stage: Stage::Moving });
         let at = nova.moves.len() - 1;
-        let fits = |host: &usize| *host != source && self.nova_takes(*host);
+        let fits = |host: &usize| *host != source && !fails && self.nova_takes(*host);
         let chosen: Vec<usize> = match target {
             Some(target) => vec![number(target.as_str(), "hv") - 1].into_iter().filter(fits).collect(),
             None => (0..self.hosts.len()).filter(fits).collect(),
@@ -431,6 +476,10 @@ impl World {
             return;
         }
         let Some(nova) = self.nova.as_mut() else { return };
+        if nova.servers[guest].deleted {
+            nova.moves[at].stage = Stage::Failed("the server is gone".to_owned());
+            return;
+        }
         nova.moves[at].stage = Stage::Done(to);
         nova.servers[guest].host = to;
         let active = nova.servers[guest].active;
@@ -472,6 +521,48 @@ impl World {
         if let Some(nova) = self.nova.as_mut() {
             nova.lose_next = true;
         }
+    }
+
+    pub(super) fn trouble_nova(&mut self, fault: NovaFault) {
+        let boots: Vec<u32> = self.hosts.iter().map(|host| host.boots).collect();
+        let Some(nova) = self.nova.as_mut() else { return };
+        match fault {
+            NovaFault::LoseEvacuationAnswer => nova.lose_evacuation = true,
+            NovaFault::LoseRequest => nova.drop_next = true,
+            NovaFault::Fail { guest, times } => drop(nova.fails.insert(guest, times)),
+            NovaFault::State { guest, state } => nova.servers[guest].state = Some(state),
+            NovaFault::Delete(guest) => nova.servers[guest].deleted = true,
+            NovaFault::Hide(guest) => nova.servers[guest].hidden = true,
+            NovaFault::Unhide(guest) => nova.servers[guest].hidden = false,
+            NovaFault::StopCompute(host) => nova.services[host].stopped = true,
+            NovaFault::StartCompute(host) => {
+                nova.services[host].stopped = false;
+                self.at(CLEARS_UP_AFTER, Event::NovaClearsUp(host, boots[host]));
+            }
+            NovaFault::Disable(host) => nova.services[host].disabled = "by its administrator: new disk".to_owned(),
+        }
+    }
+
+    /// What Nova would show its administrator.
+    pub fn nova_shows(&self) -> Vec<String> {
+        let Some(nova) = &self.nova else { return vec!["there is no Nova".to_owned()] };
+        let service = |(host, service): (usize, &Service)| {
+            let up = if self.believed_up(host) { "up" } else { "down" };
+            let forced = if service.forced_down { ", forced down" } else { "" };
+            let enabled = match service.disabled.as_str() {
+                "" => String::new(),
+                reason => format!(", disabled: {reason}"),
+            };
+            format!("nova-compute on hv{} is {up}{forced}{enabled}", host + 1)
+        };
+        let server = |(guest, placed): (usize, &Placed)| match placed.deleted {
+            true => format!("vm{} is deleted", guest + 1),
+            false => format!("vm{} is {} on hv{}", guest + 1, self.server(guest).vm_state, placed.host + 1),
+        };
+        let services = nova.services.iter().enumerate().map(service);
+        let servers = nova.servers.iter().enumerate().map(server);
+        let count = format!("{} evacuations were asked for", nova.requests);
+        services.chain(servers).chain([count]).collect()
     }
 
     /// A server that its user has stopped is stopped for Nova, too.
