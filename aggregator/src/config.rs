@@ -169,7 +169,7 @@ fn timing(r: &mut Reader, s: &mut Settings) {
     let seconds = Duration::from_secs;
     let hour = seconds(3600);
     let day = hour * 24;
-    let keys: [(&str, &mut Duration, Duration, Duration); 19] = [
+    let keys: [(&str, &mut Duration, Duration, Duration); 20] = [
         ("suspect_after", &mut s.suspect_after, ms(1100), seconds(60)),
         ("fence_grace", &mut s.fence_grace, seconds(2), hour),
         ("fence_grace_long", &mut s.fence_grace_long, seconds(2), hour),
@@ -185,6 +185,7 @@ fn timing(r: &mut Reader, s: &mut Settings) {
         ("fence_retry_max", &mut s.fence_retry_max, seconds(1), hour),
         ("start_deadline", &mut s.start_deadline, seconds(5), hour),
         ("cloud_deadline", &mut s.cloud_deadline, seconds(5), hour),
+        ("evacuation_deadline", &mut s.evacuation_deadline, seconds(30), day),
         ("inventory_deadline", &mut s.inventory_deadline, ms(2500), seconds(60)),
         ("restart_backoff", &mut s.restart_backoff, seconds(1), hour),
         ("agents_down_after", &mut s.agents_down_after, seconds(1), day),

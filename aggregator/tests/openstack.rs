@@ -99,7 +99,14 @@ impl Site {
         let step = self.step();
         let (instance, source) = (server.clone(), HostId::from("hv1"));
         let deadline = Duration::from_secs(10);
-        (step, self.change(step, CloudAct::Evacuate { step, instance, source, target: None, deadline }).await)
+        (
+            step,
+            self.change(
+                step,
+                CloudAct::Evacuate { step, instance, source, target: None, deadline, abandoned: Default::default() },
+            )
+            .await,
+        )
     }
 
     async fn course(&mut self, of: Move) -> Course {
@@ -131,7 +138,8 @@ async fn a_dead_hosts_server_is_evacuated_once_and_confirmed_by_its_own_request(
     let (mut site, server) = Site::after_a_death().await;
     assert_eq!(site.servers_on("hv1").await.len(), 1);
     let (step, outcome) = site.evacuate(&server).await;
-    let of = Move { step, instance: server.clone(), request: request(outcome), others: Default::default() };
+    let of =
+        Move { step, instance: server.clone(), request: request(outcome), others: Default::default(), doubted: false };
     let host = loop {
         match site.course(of.clone()).await {
             Course::Done { host, request } => {
@@ -161,7 +169,14 @@ async fn an_evacuation_whose_time_is_over_is_never_sent() {
     let (mut site, instance) = Site::after_a_death().await;
     let step = site.step();
     let deadline = Duration::ZERO;
-    let act = CloudAct::Evacuate { step, instance: instance.clone(), source: "hv1".into(), target: None, deadline };
+    let act = CloudAct::Evacuate {
+        step,
+        instance: instance.clone(),
+        source: "hv1".into(),
+        target: None,
+        deadline,
+        abandoned: Default::default(),
+    };
     assert_eq!(site.change(step, act).await, Outcome::NotSent);
     assert_eq!(site.fake.evacuate_posts(instance.as_str()), 0);
 }
@@ -172,8 +187,9 @@ async fn a_lost_answer_is_found_again_and_an_earlier_try_is_not_mistaken_for_it(
     site.fake.add_fault(Fault::new(What::CutAfter).method("POST").path("/action").once());
     let (step, outcome) = site.evacuate(&server).await;
     assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
-    let lost = Move { step, instance: server.clone(), request: String::new(), others: Default::default() };
-    let (Course::UnderWay { request } | Course::Done { request, .. }) = site.course(lost.clone()).await else {
+    let lost =
+        Move { step, instance: server.clone(), request: String::new(), others: Default::default(), doubted: false };
+    let (Course::UnderWay { request, .. } | Course::Done { request, .. }) = site.course(lost.clone()).await else {
         panic!("it was taken")
     };
     assert!(request.starts_with("req-"));
@@ -187,7 +203,8 @@ async fn a_request_that_never_came_leaves_no_trace() {
     site.fake.add_fault(Fault::new(What::CutBefore).method("POST").path("/action").once());
     let (step, outcome) = site.evacuate(&server).await;
     assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
-    let lost = Move { step, instance: server.clone(), request: String::new(), others: Default::default() };
+    let lost =
+        Move { step, instance: server.clone(), request: String::new(), others: Default::default(), doubted: false };
     assert_eq!(site.course(lost).await, Course::Unseen);
 }
 

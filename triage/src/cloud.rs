@@ -8,7 +8,7 @@
 
 use crate::Triage;
 use crate::command::Command;
-use crate::id::{HostId, IncidentId, InstanceId, StepId};
+use crate::id::{BootId, HostId, IncidentId, InstanceId, StepId};
 use crate::observation::Outcome;
 use crate::time::Moment;
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,8 @@ pub struct Move {
     pub request: String,
     /// Requests of earlier tries: none of them is this one.
     pub others: BTreeSet<String>,
+    /// It takes suspiciously long: whether anybody still works on it is asked, too.
+    pub doubted: bool,
 }
 
 /// How far an evacuation has come.
@@ -102,6 +104,13 @@ pub enum Course {
     Unseen,
     UnderWay {
         request: String,
+        /// Where to, once Nova has chosen, and Nova's number of the migration.
+        to: Option<(HostId, i64)>,
+    },
+    /// Nova's record is open, but the server is in error and nobody works on it.
+    Idle {
+        request: String,
+        migration: i64,
     },
     /// The server is well on this host.
     Done {
@@ -165,6 +174,8 @@ pub enum CloudAct {
         source: HostId,
         target: Option<HostId>,
         deadline: Duration,
+        /// Earlier evacuations that Nova calls open and that are over.
+        abandoned: BTreeSet<i64>,
     },
     /// Stops the server where Nova still calls it active, and starts it on its own host.
     Restart {
@@ -256,6 +267,11 @@ pub(crate) struct Sight {
     pub window: Option<usize>,
     /// When each server's unseen evacuation was first found to be without a trace.
     pub unseen: BTreeMap<StepId, Moment>,
+    /// Since when each evacuation is known to be under way, and to which boot of which host.
+    pub under_way: BTreeMap<StepId, (Moment, Option<(HostId, BootId)>)>,
+    /// Since when each service was seen down, or up.
+    pub down_since: BTreeMap<HostId, Moment>,
+    pub up_since: BTreeMap<HostId, Moment>,
     pub told_names: BTreeSet<HostId>,
     /// A server whose evacuation failed is not tried again before.
     pub again: BTreeMap<InstanceId, Moment>,
@@ -353,6 +369,7 @@ impl Triage {
         self.sight.services = services.into_iter().map(|service| (service.host.clone(), service)).collect();
         self.sight.services_at = Some(self.now.at);
         self.match_names();
+        self.note_services();
     }
 
     /// A host without a service of its exact name: told while all is well, never guessed.
@@ -424,6 +441,22 @@ impl Triage {
             self.act(CloudAct::ListServers { host: host.clone(), ask });
         }
         Err(failed.unwrap_or_else(|| "its servers are being listed".to_owned()))
+    }
+
+    /// The newest list of a host that has died since it was last heard: who is read
+    /// again one by one needs no newer one to begin with.
+    pub(crate) fn listed_ahead(&self, host: &HostId) -> Option<BTreeMap<InstanceId, Server>> {
+        let last_sign = self.watches.get(host)?.last_sign;
+        let listing = self.sight.listings.get(host).filter(|listing| listing.taken_at >= last_sign)?;
+        listing.servers.clone()
+    }
+
+    /// Asks for a host's servers while it is being fenced: its proof finds them listed.
+    pub(crate) fn list_ahead(&mut self, host: &HostId) {
+        let last_sign = self.watches.get(host).map(|watch| watch.last_sign);
+        if let Some(last_sign) = last_sign.filter(|_| self.in_openstack()) {
+            let _ = self.listed(host, last_sign);
+        }
     }
 
     /// What Nova says of one server, asked after `from`; asks when nothing is known.

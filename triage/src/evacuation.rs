@@ -60,9 +60,7 @@ impl Triage {
         let Some(incident) = self.incident(id).cloned() else { return };
         let from = self.work(id).fresh_from;
         // Only the newest boot's death empties a host: a new one has its guests at home.
-        let over =
-            self.host(host).is_some_and(|record| record.boots.last().is_some_and(|boot| self.is_dead(host, boot)));
-        if !over || self.streams(host) {
+        if !self.is_gone(host) {
             return self.review_return(&incident, host);
         }
         if let Some(why) = self.site_brake(&incident) {
@@ -71,9 +69,12 @@ impl Triage {
         if let Err(why) = self.taken_out(&incident, host) {
             return self.all_wait(&incident, host, &why);
         }
-        let servers = match self.listed(host, from) {
-            Ok(servers) => servers,
-            Err(why) => return self.all_wait(&incident, host, &why),
+        let (servers, whole) = match self.listed(host, from) {
+            Ok(servers) => (servers, true),
+            Err(why) => match self.listed_ahead(host) {
+                Some(servers) => (servers, false),
+                None => return self.all_wait(&incident, host, &why),
+            },
         };
         self.meet_servers(host, &servers);
         let mut affected = self.lost_with(&incident, host);
@@ -82,11 +83,22 @@ impl Triage {
         // Those that ran come first; what stood still can wait. Tiers and priorities come before that.
         affected.sort_by_key(|id| servers.get(id).is_none_or(|server| fate(server) == Fate::EvacuateStopped));
         self.take_turns(id, &mut affected);
+        // Whom only a newer list may name is judged by that one.
+        affected.retain(|instance| whole || servers.contains_key(instance));
         for instance in affected {
             self.advance_server(&incident, host, &instance, servers.get(&instance));
         }
         self.follow_moves(id, host);
-        self.conclude(id, host);
+        if whole {
+            self.conclude(id, host);
+        }
+    }
+
+    /// Nova is told as soon as the proof stands, beside whatever else is asked.
+    pub(crate) fn hasten(&mut self, incident: &IncidentRecord, host: &HostId) {
+        if self.in_openstack() && self.is_gone(host) && self.site_brake(incident).is_none() {
+            let _ = self.taken_out(incident, host);
+        }
     }
 
     /// What holds for every server of an incident.
@@ -136,7 +148,7 @@ impl Triage {
     }
 
     /// A step that may be repeated without harm: committed once, sent until it is answered.
-    fn cloud_step(
+    pub(crate) fn cloud_step(
         &mut self,
         id: IncidentId,
         what: StepKind,
@@ -416,7 +428,7 @@ impl Triage {
         self.tell_outcome(id, &record, OutcomeState::Starting, target.clone(), &text);
         self.step_until.insert(step, self.now.at.plus(deadline));
         let source = source.clone();
-        self.act(CloudAct::Evacuate { step, instance, source, target, deadline });
+        self.act(CloudAct::Evacuate { step, instance, source, target, deadline, abandoned: record.abandoned });
     }
 
     /// Nova's answer to a step.
@@ -500,7 +512,8 @@ impl Triage {
                 let open = orphaned || matches!(step.state, StepState::Accepted | StepState::Unknown { .. });
                 let others = self.other_requests(&step, instance);
                 let (id, instance) = (step.id, instance.clone());
-                open.then_some(Move { step: id, instance, request: step.handle, others })
+                let doubted = self.takes_too_long(id) || self.its_destination_rebooted(id);
+                open.then_some(Move { step: id, instance, request: step.handle, others, doubted })
             })
             .collect();
         self.follow(source, moves, FOLLOW_EVERY);
@@ -540,11 +553,17 @@ impl Triage {
             Course::Unknown { .. } => {
                 self.sight.unseen.remove(&id);
             }
-            Course::UnderWay { request } => {
+            Course::UnderWay { request, to } => {
                 self.sight.unseen.remove(&id);
                 if step.handle != request {
                     self.taken_up(id, instance, request);
                 }
+                self.still_under_way(&step, instance, to);
+            }
+            Course::Idle { request, migration } => {
+                self.taken_up(id, instance, request);
+                let why = "Nova calls the server broken, and nobody works on it any more";
+                self.abandon(&step, instance, migration, why.to_owned());
             }
             Course::Done { request, host } => {
                 self.taken_up(id, instance, request);
@@ -565,6 +584,59 @@ impl Triage {
             }
             Course::Unseen => self.unseen(&step, instance),
         }
+    }
+
+    /// Nova may call it under way for ever: whoever worked on it can be dead.
+    fn still_under_way(&mut self, step: &StepRecord, instance: &InstanceId, to: Option<(HostId, i64)>) {
+        let now = self.now.at;
+        let boot = to.as_ref().and_then(|(host, _)| Some((host.clone(), self.host(host)?.boots.last()?.clone())));
+        let known = self.sight.under_way.entry(step.id).or_insert((now, None));
+        known.1 = known.1.take().or(boot);
+        // Its request may still lie in a queue: that it is over is for Nova or a person to say.
+        let stuck = to.as_ref().is_some_and(|(host, _)| self.is_gone(host)) || self.takes_too_long(step.id);
+        if stuck && let Some(record) = self.durable.instances.get(instance).cloned() {
+            let at = to.map_or_else(
+                || "nova-conductor".to_owned(),
+                |(host, _)| format!("nova-compute on {host}, if that lives"),
+            );
+            let text = format!(
+                "Nova has shown no end of its evacuation; see the log of {at}. Certain that it is over? openstack server set --state error {instance}"
+            );
+            self.tell_outcome(step.id.incident, &record, OutcomeState::Waiting, None, &text);
+        }
+    }
+
+    fn takes_too_long(&self, step: StepId) -> bool {
+        let since = self.sight.under_way.get(&step).map(|(since, _)| *since);
+        since.is_some_and(|since| self.now.at.since(since) >= self.settings.evacuation_deadline)
+    }
+
+    /// Nova calls what it had in hand then broken, once its nova-compute is back.
+    fn its_destination_rebooted(&self, step: StepId) -> bool {
+        let to = self.sight.under_way.get(&step).and_then(|(_, to)| to.as_ref());
+        to.is_some_and(|(host, boot)| self.host(host).is_some_and(|record| record.boots.last() != Some(boot)))
+    }
+
+    /// Its newest boot is proven dead: nothing that it had begun will end.
+    fn is_gone(&self, host: &HostId) -> bool {
+        let newest = self.host(host).and_then(|record| record.boots.last());
+        newest.is_some_and(|boot| self.is_dead(host, boot)) && !self.streams(host)
+    }
+
+    /// A server is on its way once more while the request of an earlier try may lie in some queue.
+    pub(crate) fn a_move_was_abandoned(&self) -> bool {
+        self.durable.instances.iter().any(|record| record.moving.is_some() && !record.abandoned.is_empty())
+    }
+
+    /// It is over, whatever Nova's record says.
+    fn abandon(&mut self, step: &StepRecord, instance: &InstanceId, migration: i64, why: String) {
+        if let Some(record) = self.durable.instances.edit(instance) {
+            record.abandoned.insert(migration);
+            while record.abandoned.len() > REQUESTS_KEPT {
+                record.abandoned.pop_first();
+            }
+        }
+        self.evacuation_failed(step, instance, why);
     }
 
     /// No trace of it: over only when it could no longer be on its way.

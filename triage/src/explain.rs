@@ -184,8 +184,8 @@ impl Triage {
         if let Some(why) = &host.cloned {
             return why.clone();
         }
-        if let Some(maintenance) = &host.maintenance {
-            return maintenance.reason.clone();
+        if let Some(reason) = self.maintenance(host) {
+            return reason;
         }
         match self.standing(host) {
             Standing::Suspect | Standing::Hung if incident.is_none() => {
@@ -304,6 +304,9 @@ impl Triage {
                 format!("{subject} lives although it was proven dead: its guests may run twice")
             }
             IncidentKind::FactsLost => "nothing yet".to_owned(),
+            IncidentKind::ServiceDown => {
+                format!("nothing runs less, but Nova can neither start, stop nor move the servers of {subject}")
+            }
         }
     }
 
@@ -429,6 +432,10 @@ fn step_text(state: &StepState) -> String {
 
 fn doing(incident: &IncidentRecord) -> String {
     match &incident.phase {
+        Phase::Watching if incident.kind == IncidentKind::ServiceDown => match incident.next_step {
+            0 => "nothing: its nova-compute is down; nothing is evacuated from a host that lives".to_owned(),
+            _ => "nothing is scheduled there until its nova-compute has been well for a minute".to_owned(),
+        },
         Phase::Watching => "watching; nothing is decided".to_owned(),
         Phase::Observed => "nothing: mode observe, or policy says alert only".to_owned(),
         Phase::WaitingForApproval => "waiting for approval".to_owned(),
@@ -455,6 +462,9 @@ fn todo(incident: &IncidentRecord) -> String {
             format!("when you know that it is off: medevacctl confirm-fenced {host} --reason '...'")
         }
         Phase::Waiting => format!("medevacctl incident {id}"),
+        Phase::Watching if incident.kind == IncidentKind::ServiceDown => {
+            format!("ssh {host} systemctl restart nova-compute")
+        }
         Phase::Watching => format!("medevacctl explain {id}"),
         Phase::Observed if incident.timeline.iter().any(|entry| entry.code == "alert") => {
             format!("medevacctl explain {id}")

@@ -54,6 +54,7 @@ impl Triage {
 
     pub(crate) fn review_incidents(&mut self) {
         self.review_suspects();
+        self.review_services();
         for id in self.durable.open_incidents() {
             let Some(incident) = self.incident(id).cloned() else { continue };
             match incident.kind {
@@ -67,6 +68,7 @@ impl Triage {
                 IncidentKind::TwoCopies => self.review_two_copies(incident),
                 IncidentKind::HostCloned | IncidentKind::ProofRefuted => self.review_alarm(incident),
                 IncidentKind::FactsLost => self.rest(id),
+                IncidentKind::ServiceDown => self.review_service_down(&incident),
             }
         }
     }
@@ -173,7 +175,10 @@ impl Triage {
             | Phase::WaitingForApproval
             | Phase::WaitingForRail { .. }
             | Phase::Paused => self.review_silent(id),
-            Phase::Fencing { step } => self.review_fencing(&incident, *step),
+            Phase::Fencing { step } => {
+                incident.host.iter().for_each(|host| self.list_ahead(host));
+                self.review_fencing(&incident, *step);
+            }
             Phase::Confirming { step, device } => self.review_confirming(&incident, *step, device.clone()),
             Phase::FenceUnknown { .. } => self.review_unknown(&incident),
             Phase::Recovering | Phase::Waiting => self.review_recovery(id),

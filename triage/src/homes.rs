@@ -96,7 +96,7 @@ impl Triage {
         // Its last host, too: once that is back with a new boot, nothing runs there any more.
         for host in record.homes.keys().chain([&record.last_host]) {
             let Some(away) = self.host(host) else { continue };
-            if away.maintenance.is_some() {
+            if self.maintenance(away).is_some() {
                 return Some(format!("{host}, its host, is in maintenance"));
             }
             let until = self.watches.get(host).and_then(|watch| watch.goodbye_until);

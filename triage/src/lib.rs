@@ -22,6 +22,7 @@
 mod care;
 mod cloud;
 mod command;
+mod compute;
 mod evacuation;
 mod evidence;
 mod explain;

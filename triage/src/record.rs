@@ -130,6 +130,8 @@ pub struct HostRecord {
     pub hold_released: bool,
     /// What we did to its compute service.
     pub service: ServiceHold,
+    /// Somebody else disabled its compute service for maintenance: their reason.
+    pub cloud_maintenance: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -220,6 +222,9 @@ pub struct InstanceRecord {
     pub moving: Option<StepId>,
     /// Nova's names of its latest evacuations, oldest first.
     pub evacuations: Vec<String>,
+    /// Nova's numbers of evacuations that are over although Nova still calls them
+    /// open: the server is in error, and nobody works on it.
+    pub abandoned: BTreeSet<i64>,
 }
 
 /// One place where an instance may be running.
@@ -262,6 +267,8 @@ pub enum IncidentKind {
     ProofRefuted,
     /// Facts were lost by an agent.
     FactsLost,
+    /// nova-compute is down on a host that lives.
+    ServiceDown,
 }
 
 /// Where an incident stands.

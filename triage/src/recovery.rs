@@ -58,6 +58,7 @@ impl Triage {
     pub(crate) fn review_recovery(&mut self, id: IncidentId) {
         let Some(incident) = self.incident(id).cloned() else { return };
         let Some(host) = incident.host.clone() else { return };
+        self.hasten(&incident, &host);
         let from = self.work(id).fresh_from;
         if !self.fresh_inventories(from) {
             return;

@@ -84,6 +84,9 @@ impl Triage {
                 self.open_incident(opening, Phase::Recovering)
             }
         };
+        if self.a_move_was_abandoned() {
+            return; // nova-compute may find the request of it in its queue.
+        }
         let Some(incident) = self.incident(id) else { return };
         // Starts first: a removal or the hold's end can wait for them.
         let gathered = incident.phase == Phase::Waiting

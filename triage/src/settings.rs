@@ -72,6 +72,8 @@ pub struct Settings {
     pub cloud: CloudKind,
     /// A request that changes something at the cloud's control plane takes at most this long.
     pub cloud_deadline: Duration,
+    /// An evacuation of which Nova has shown no end for this long is told to a person.
+    pub evacuation_deadline: Duration,
     pub guards: Guards,
 }
 
@@ -182,6 +184,7 @@ impl Default for Settings {
             policies: Vec::new(),
             cloud: CloudKind::Libvirt,
             cloud_deadline: seconds(30),
+            evacuation_deadline: seconds(600),
             planes: BTreeSet::new(),
             references: Vec::new(),
             own_host: None,

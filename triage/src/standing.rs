@@ -80,7 +80,7 @@ impl Triage {
         if dead {
             return Standing::Dead;
         }
-        if record.maintenance.is_some() {
+        if self.maintenance(record).is_some() {
             return Standing::Maintenance;
         }
         if record.goodbye.is_some() && watch.goodbye_until.is_some_and(|until| now < until) {

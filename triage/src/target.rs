@@ -105,7 +105,7 @@ impl Triage {
         if standing != Standing::Heard || !self.streams(&host.id) {
             return Err(format!("it is {}", standing.name()));
         }
-        if host.maintenance.is_some() {
+        if self.maintenance(host).is_some() {
             return Err("it is in maintenance".to_owned());
         }
         if host.cloned.is_some() {

@@ -3,6 +3,7 @@
 use super::{LOOK_WITHIN, SERVICE_WITHIN, Shared, outcome, refused};
 use medevac_openstack::{Answer, ComputeService, Failure, Kind, Migration, MigrationFilter};
 use medevac_triage::{CloudAct, CloudNews, HostId, InstanceId, Outcome};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -58,8 +59,8 @@ impl Shared {
             CloudAct::Enable { step, host, reason } => {
                 CloudNews::Answered { step, outcome: self.enable(&host, &reason, begun + SERVICE_WITHIN).await }
             }
-            CloudAct::Evacuate { step, instance, source, target, deadline } => {
-                let done = self.evacuate(&instance, &source, target.as_ref(), begun + deadline).await;
+            CloudAct::Evacuate { step, instance, source, target, deadline, abandoned } => {
+                let done = self.evacuate(&instance, &source, target.as_ref(), &abandoned, begun + deadline).await;
                 CloudNews::Answered { step, outcome: done }
             }
             CloudAct::Restart { step, instance, host, deadline } => {
@@ -113,7 +114,14 @@ impl Shared {
 
     /// Nova takes a second evacuation of a server and breaks it, so everything
     /// is read again directly before, and nothing is sent late.
-    async fn evacuate(&self, id: &InstanceId, source: &HostId, target: Option<&HostId>, until: Instant) -> Outcome {
+    async fn evacuate(
+        &self,
+        id: &InstanceId,
+        source: &HostId,
+        target: Option<&HostId>,
+        abandoned: &BTreeSet<i64>,
+        until: Instant,
+    ) -> Outcome {
         let filter = MigrationFilter::evacuations_of(id.as_str());
         let (server, migrations) =
             tokio::join!(self.nova.server(id.as_str(), until), self.nova.migrations(&filter, until));
@@ -128,10 +136,13 @@ impl Shared {
             let now = server.host.unwrap_or_default();
             return refused("moved", format!("Nova places it on {now:?}, no longer on {name}"));
         }
-        if let Some(task) = server.task_state.filter(|task| task.starts_with(REBUILDING)) {
+        // What an abandoned evacuation has left behind.
+        let left = migrations.iter().any(|migration| abandoned.contains(&migration.id));
+        if let Some(task) = server.task_state.filter(|task| task.starts_with(REBUILDING) && !left) {
             return refused("conflict", format!("it is being rebuilt already: {task}"));
         }
-        let under_way = |migration: &&Migration| !OVER.contains(&migration.status.as_str());
+        let under_way =
+            |migration: &&Migration| !OVER.contains(&migration.status.as_str()) && !abandoned.contains(&migration.id);
         if let Some(migration) = migrations.iter().find(under_way) {
             return refused("conflict", format!("migration {} of it is {}", migration.id, migration.status));
         }

@@ -4,13 +4,13 @@
 //! ```text
 //!   migration (newest of the server): done    -> the server's own state -> Done
 //!                                     failed  -> the action's own words -> Failed
-//!                                     else    -> UnderWay
+//!                                     else    -> UnderWay, or Idle when that lasts too long
 //!   no request known: the action that is none of the others'           -> as above, or Unseen
 //! ```
 
 use super::Shared;
 use medevac_openstack::{Answer, Failure, Kind, Migration, MigrationFilter, traces};
-use medevac_triage::{Course, HostId, Move, StepId};
+use medevac_triage::{Course, HostId, InstanceId, Move, StepId};
 use tokio::time::Instant;
 
 /// A migration that Nova has given up.
@@ -45,6 +45,7 @@ impl Shared {
                 Err(course) => return (step, course),
             },
         };
+        let doubted = of.doubted;
         let of_server = migrations.iter().filter(|migration| migration.instance_uuid == of.instance.as_str());
         // Nova makes the record before it answers: the newest is ours.
         let newest = of_server.max_by_key(|migration| migration.id);
@@ -52,9 +53,34 @@ impl Shared {
         let course = match status {
             status if DONE.contains(&status) => self.arrived(&of.instance, source, request, until).await,
             status if FAILED.contains(&status) => self.failed(&of.instance, request, until).await,
-            _ => Course::UnderWay { request },
+            _ if doubted => self.worked_on(&of.instance, newest, request, until).await,
+            _ => Course::UnderWay { request, to: newest.and_then(|migration| self.to(migration)) },
         };
         (step, course)
+    }
+
+    fn to(&self, migration: &Migration) -> Option<(HostId, i64)> {
+        migration.dest_compute.as_deref().map(|host| (self.names.ours(host), migration.id))
+    }
+
+    /// Its record is open for long: a server in error without a task is nobody's work.
+    async fn worked_on(
+        &self,
+        instance: &InstanceId,
+        migration: Option<&Migration>,
+        request: String,
+        until: Instant,
+    ) -> Course {
+        match (self.nova.server(instance.as_str(), until).await.result(), migration) {
+            (Ok(server), Some(migration))
+                if server.task_state.is_none() && server.vm_state.as_deref() == Some("error") =>
+            {
+                Course::Idle { request, migration: migration.id }
+            }
+            (Err(Failure::Refused(refusal)), _) if refusal.kind == Kind::NotFound => Course::Deleted,
+            (Err(failure), _) => unknown(&failure),
+            (Ok(_), migration) => Course::UnderWay { request, to: migration.and_then(|of| self.to(of)) },
+        }
     }
 
     /// The answer was lost: which of the server's actions is the one that nobody else asked for?
@@ -71,13 +97,7 @@ impl Shared {
     }
 
     /// Nova says done; the server itself must say so too.
-    async fn arrived(
-        &self,
-        instance: &medevac_triage::InstanceId,
-        source: &HostId,
-        request: String,
-        until: Instant,
-    ) -> Course {
+    async fn arrived(&self, instance: &InstanceId, source: &HostId, request: String, until: Instant) -> Course {
         let server = match self.nova.server(instance.as_str(), until).await.result() {
             Ok(server) => server,
             Err(Failure::Refused(refusal)) if refusal.kind == Kind::NotFound => return Course::Deleted,
@@ -85,18 +105,22 @@ impl Shared {
         };
         let state = server.vm_state.unwrap_or_default();
         match server.host.map(|host| self.names.ours(&host)) {
-            _ if server.task_state.is_some() => Course::UnderWay { request },
+            _ if server.task_state.is_some() => Course::UnderWay { request, to: None },
             Some(host) if host != *source && matches!(state.as_str(), "active" | "stopped") => {
                 Course::Done { request, host }
             }
             Some(host) if host != *source => {
                 Course::Failed { request, why: format!("on {host}, but Nova calls it {state}") }
             }
-            _ => Course::UnderWay { request },
+            // Its source has come back and cleared up behind what never arrived.
+            Some(_) if state == "error" => {
+                Course::Failed { request, why: "Nova ended it, and calls the server broken".to_owned() }
+            }
+            _ => Course::UnderWay { request, to: None },
         }
     }
 
-    async fn failed(&self, instance: &medevac_triage::InstanceId, request: String, until: Instant) -> Course {
+    async fn failed(&self, instance: &InstanceId, request: String, until: Instant) -> Course {
         match self.nova.instance_action(instance.as_str(), &request, until).await {
             Answer::Done(action) => {
                 let words = action.events.iter().rev().find(|event| event.result.as_deref() == Some(ERROR));
@@ -106,7 +130,7 @@ impl Shared {
                 match failed {
                     true => Course::Failed { request, why: said.unwrap_or_else(|| "Nova gave it up".to_owned()) },
                     // The record is of an earlier try, or of somebody else's.
-                    false => Course::UnderWay { request },
+                    false => Course::UnderWay { request, to: None },
                 }
             }
             Answer::Refused(refusal) if refusal.kind == Kind::NotFound => Course::Deleted,

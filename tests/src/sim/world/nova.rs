@@ -417,7 +417,7 @@ impl World {
         let newest = nova.moves.iter().rev().find(ours).filter(|migration| !of.others.contains(&migration.request));
         match newest.map(|migration| (&migration.stage, migration.request.clone())) {
             None => Course::Unseen,
-            Some((Stage::Moving, request)) => Course::UnderWay { request },
+            Some((Stage::Moving, request)) => Course::UnderWay { request, to: None },
             Some((Stage::Done(host) | Stage::Completed(host), request)) => Course::Done { request, host: id(*host) },
             Some((Stage::Failed(why), request)) => Course::Failed { request, why: why.clone() },
         }
