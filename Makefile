@@ -8,13 +8,15 @@
 #   make bench       figures, with the machine's load beside them; root
 #   make soak        the long ones: many seeds, cases at their real times; root
 #   make lab-openstack  a real Keystone, Placement, Glance and Nova on this machine; root
+#   make bench-openstack  figures on that Nova, beside a bare client; root.  COUNTS=1,10,50: servers on the host that dies
 #   make deny        licences, duplicates and sources of the dependencies
 
 CARGO ?= cargo
 PROGRAMS = -p medevac-agent -p medevac-aggregator -p medevac-ctl
 SEEDS_SOAK ?= 20000
+COUNTS ?= 1,10
 
-.PHONY: check lint unit test guards lab lab-programs lab-without-proof lab-openstack demo demo-programs demo-down bench soak deny build-packages
+.PHONY: check lint unit test guards lab lab-programs lab-without-proof lab-openstack contract-test demo demo-programs demo-down bench bench-openstack soak deny build-packages
 
 build-packages:
 	@tests/need packaging/apt-build.txt
@@ -47,8 +49,13 @@ lab: lab-programs
 lab-without-proof: lab-programs
 	MEDEVAC_BIN=target/lab MEDEVAC_LAB_AGGREGATOR_ARGS="--without-guards proof" tests/lab/run.py --expect-failure -k without_a_proof
 
+# What Nova has to keep, as a program that a case runs; cargo chooses its name.
+contract-test: build-packages
+	mkdir -p target/lab
+	cp "$$($(CARGO) test --locked --workspace --test contract --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\/contract-[^"]*\)".*/\1/p')" target/lab/contract
+
 # A real OpenStack beside the lab. Not part of `test` yet: some of its cases are being written.
-lab-openstack: lab-programs
+lab-openstack: lab-programs contract-test
 	MEDEVAC_BIN=target/lab tests/openstack/run.py
 
 test: check guards lab-without-proof lab
@@ -68,6 +75,13 @@ demo-down:
 bench: build-packages
 	$(CARGO) build --locked --release $(PROGRAMS)
 	MEDEVAC_BIN=target/release tests/lab/bench.py
+
+# The examples each by themselves, so that nothing of theirs gets into the programs.
+bench-openstack: build-packages
+	$(CARGO) build --locked --release $(PROGRAMS)
+	$(CARGO) build --locked --release -p medevac-openstack --example fake_cloud
+	$(CARGO) build --locked --release -p medevac-aggregator --example pace
+	MEDEVAC_BIN=target/release tests/openstack/bench.py --counts $(COUNTS)
 
 soak: lab-programs
 	SEEDS=$(SEEDS_SOAK) $(CARGO) test --locked -p medevac-tests --test simulator -- --nocapture

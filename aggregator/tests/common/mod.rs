@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub)]
 
+pub mod world;
+
 use medevac_aggregator::init::{Wanted, init};
 use medevac_aggregator::listen::TlsFiles;
 use medevac_proto::session::agent_frame::Body;

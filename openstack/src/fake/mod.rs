@@ -118,6 +118,8 @@ pub struct Seen {
     pub version: Option<String>,
     /// The id that the client gave it.
     pub sent_as: Option<String>,
+    /// By the fake's clock, which began at its start.
+    pub at: Duration,
 }
 
 /// The running fake. It ends when this is dropped.
@@ -209,6 +211,17 @@ impl Fake {
         let project = Project::Name { name: "service".into(), domain: domain() };
         let made = Credentials::with_password(&self.auth_url(), user, Secret::new(PASSWORD), project);
         made.expect("its own address is one")
+    }
+
+    /// The same as a file, for a program that reads one; the cloud is called "fake".
+    pub fn clouds_yaml(&self) -> String {
+        format!(
+            "clouds:\n  fake:\n    region_name: {}\n    auth:\n      auth_url: {}\n      username: medevac\n      \
+             password: {PASSWORD}\n      project_name: service\n      user_domain_id: default\n      \
+             project_domain_id: default\n",
+            self.shared.state().options.regions.first().map_or("RegionOne", String::as_str),
+            self.auth_url(),
+        )
     }
 
     /// Nobody answers any more, as if the machine had no such service.
@@ -472,7 +485,8 @@ async fn serve(shared: Arc<Shared>, line: Line, request: Request) -> Response {
         let text = if whole.contains("auth/tokens") { String::new() } else { asked.text.clone() };
         let version = asked.version.as_deref().map(|text| text.trim_start_matches("compute ").to_owned());
         let (method, sent_as) = (asked.method.clone(), header("x-openstack-request-id"));
-        state.remember(Seen { method, path: whole.clone(), body: text, version, sent_as });
+        let at = state.now();
+        state.remember(Seen { method, path: whole.clone(), body: text, version, sent_as, at });
         faults::take(&mut state.faults, &asked.method, &whole, &asked.text)
     };
     if let Some(What::DelayBefore(delay)) = &fault {

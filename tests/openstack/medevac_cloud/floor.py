@@ -27,6 +27,8 @@ class Run:
     """What one run took, in seconds from its begin."""
 
     wanted: int
+    # By the monotonic clock.
+    begun: float = 0.0
     posted: dict[str, float] = field(default_factory=dict)
     active: dict[str, float] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
@@ -47,13 +49,13 @@ class Run:
 class Board:
     """Where each server is, read by one poller for everybody who waits."""
 
-    def __init__(self, cloud, host: str):
-        self.cloud, self.host = cloud, host
+    def __init__(self, cloud, host: str, poll: float = POLL_S):
+        self.cloud, self.host, self.every = cloud, host, poll
         self.rows: dict[str, dict] = {}
         self.changed, self.over = threading.Condition(), threading.Event()
 
     def poll(self) -> None:
-        while not self.over.wait(POLL_S):
+        while not self.over.wait(self.every):
             rows = {row["id"]: row for row in self.cloud.servers()}
             with self.changed:
                 self.rows = rows
@@ -68,16 +70,16 @@ class Board:
                     return False
                 if row and is_active(row) and row["OS-EXT-SRV-ATTR:host"] != self.host:
                     return True
-                self.changed.wait(POLL_S * 2)
+                self.changed.wait(self.every * 2)
         return False
 
 
-def evacuate_all(cloud, host: str | Host, in_flight: int = IN_FLIGHT) -> Run:
+def evacuate_all(cloud, host: str | Host, in_flight: int = IN_FLIGHT, poll: float = POLL_S) -> Run:
     """All servers of a host that is dead and forced down; returns when the last is ACTIVE elsewhere."""
     wanted = [row["id"] for row in cloud.servers(host)]
-    run, board = Run(len(wanted)), Board(cloud, str(host))
-    poller = threading.Thread(target=board.poll, daemon=True)
     begun = time.monotonic()
+    run, board = Run(len(wanted), begun), Board(cloud, str(host), poll)
+    poller = threading.Thread(target=board.poll, daemon=True)
 
     def one(identity: str) -> None:
         cloud.evacuate(identity)
