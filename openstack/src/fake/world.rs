@@ -325,12 +325,15 @@ impl World {
         Ok(())
     }
 
-    /// Two evacuations of one server: both end badly, and the server is broken.
+    /// Two evacuations of one server: the first gets it going, the second is never
+    /// placed, and Nova calls the server broken.
     fn collide(&mut self, first: &Job, by: By<'_>) {
-        self.move_mut(first.migration, |record| {
-            record.status = "failed";
-            record.updated = Some(by.now);
-        });
+        if !first.placed {
+            self.jobs.push(Job { due: by.now, ..first.clone() });
+            self.place(self.jobs.len() - 1);
+            self.jobs.retain(|job| job.migration != first.migration);
+        }
+        self.arrive(&Job { due: by.now, ..first.clone() });
         if let Some(act) = self.act_mut(&first.server, by.request) {
             act.failed = true;
             act.events.push(("compute_rebuild_instance", "conductor".into(), Some("Error")));
@@ -385,13 +388,19 @@ impl World {
 
     /// A returned nova-compute removes what was evacuated from its host.
     fn clean(&mut self, name: &str, now: Duration) {
+        // By server: of two records of one Nova sees the newest alone, and the other stays as it is.
+        let mut newest: BTreeMap<String, i64> = BTreeMap::new();
+        let open = |one: &&mut Move| {
+            one.source == name && one.kind == "evacuation" && ["done", "accepted"].contains(&one.status)
+        };
+        for record in self.moves.iter_mut().filter(open) {
+            newest.insert(record.server.clone(), record.id);
+        }
         let mut gone = Vec::new();
-        for record in self.moves.iter_mut().filter(|one| one.source == name && one.kind == "evacuation") {
-            if ["done", "accepted"].contains(&record.status) {
-                record.status = "completed";
-                record.updated = Some(now);
-                gone.push(record.server.clone());
-            }
+        for record in self.moves.iter_mut().filter(|one| newest.get(&one.server) == Some(&one.id)) {
+            record.status = "completed";
+            record.updated = Some(now);
+            gone.push(record.server.clone());
         }
         for server in gone {
             self.running.remove(&(server, name.to_owned()));

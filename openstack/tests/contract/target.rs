@@ -25,7 +25,8 @@ pub struct Lab {
     pub target: String,
     /// At least three, active.
     pub servers: Vec<String>,
-    /// Shell commands that crash `host` and bring it back.
+    /// Shell commands: one crashes `host`, the other boots it, or where it is up starts its
+    /// nova-compute once more.
     crash: String,
     back: String,
 }
