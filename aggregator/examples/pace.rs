@@ -64,6 +64,7 @@ async fn main() {
     }
     tokio::time::sleep(Duration::from_secs(8)).await;
     world.lock().unwrap().dead.push("hv1".into());
+    fake.crash("hv1");
     lives[0].abort();
 
     let until = Instant::now() + WITHIN;
