@@ -55,7 +55,7 @@ class Compute:
             # As a unit's ExecStartPre, tried again and again.
             script = f'until {shlex.join(self.hold)}; do sleep 0.2; done; exec "$@"'
             argv = ["/bin/sh", "-c", script, "sh", *argv]
-        env = self.tree.env(HOME="/root")
+        env = self.tree.env(HOME="/root", **self.tree.newer.compute_env())
         return {"argv": argv, "env": env, "autostart": True, "before_guests": True}
 
     @property

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import plan
+from .newer import Newer
 
 
 @dataclass
@@ -84,13 +85,13 @@ def token_check(name: str) -> dict:
     }
 
 
-def uwsgi(name: str, root: Path, script: Path, processes: int, threads: int) -> str:
+def uwsgi(name: str, root: Path, entry: dict, processes: int, threads: int) -> str:
     """One WSGI service. `Connection: close`, because a client would use again a connection that uwsgi closes."""
     keys = {
         "plugins-dir": root / "usr/lib/uwsgi/plugins",
         "plugins": "python311",
         "http-socket": f"{plan.ADDRESS}:{plan.PORTS[name]}",
-        "wsgi-file": script,
+        **entry,
         "master": True,
         "processes": processes,
         "threads": threads,
@@ -121,6 +122,7 @@ class Writer:
 
     def __init__(self, lab: Path, root: Path, knobs: Knobs):
         self.lab, self.root, self.knobs = lab, root, knobs
+        self.newer = Newer(lab / "cache")
         self.folder = plan.folder(lab)
         self.etc, self.data = self.folder / "etc", self.folder / "data"
 
@@ -140,15 +142,19 @@ class Writer:
             ("nova-cell", {"database": database("nova", "cell-db")}),
         ):
             self.write(f"{name}/nova.conf", text({**self.nova_services(), **sections}))
-            shutil.copy2(self.root / "usr/share/nova-common/api-paste.ini", self.etc / name)
+            debians = self.root / "usr/share/nova-common/api-paste.ini"
+            shutil.copy2(self.newer.paste if self.newer else debians, self.etc / name)
         for name, script, processes, threads in (
             ("keystone", "keystone-wsgi-public", 2, 2),
             ("placement", "placement-api", 2, 2),
             ("glance", "glance-wsgi-api", 1, 2),
             ("nova-api", "nova-api-wsgi", self.knobs.nova_api_processes, 1),
         ):
-            script = self.root / "usr/bin" / script
-            self.write(f"uwsgi/{name}.ini", uwsgi(name, self.root, script, processes, threads))
+            entry: dict[str, object] = {"wsgi-file": self.root / "usr/bin" / script}
+            if self.newer and name == "nova-api":
+                # It has no script any more.
+                entry = {"module": "nova.wsgi.osapi_compute"}
+            self.write(f"uwsgi/{name}.ini", uwsgi(name, self.root, entry, processes, threads))
         self.write("rabbitmq/rabbitmq.conf", rabbit())
         self.write("rabbitmq/advanced.config", "[].\n")
         self.write("rabbitmq/enabled_plugins", "")

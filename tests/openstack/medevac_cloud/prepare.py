@@ -21,6 +21,8 @@ from pathlib import Path
 from medevac_lab import plan as lab_plan
 from medevac_lab.prepare import APT, APT_TIMEOUT_S, APT_TRIES, say
 
+from .newer import Newer
+
 APT_LIST = lab_plan.PROJECT / "packaging" / "apt-openstack.txt"
 # Unpacked without what they depend on: their configuration templates are all that is wanted.
 ALONE = ("nova-common", "glance-common")
@@ -54,6 +56,7 @@ class Tree:
     def __init__(self, lab: Path):
         self.folder = lab / "cache" / "openstack"
         self.root = self.folder / "root"
+        self.newer = Newer(lab / "cache")
 
     def wanted(self) -> list[str]:
         lines = (line.split("#")[0].strip() for line in APT_LIST.read_text().splitlines())
@@ -87,8 +90,11 @@ class Tree:
     # -- making it ----------------------------------------------------------
     def prepare(self) -> None:
         """Downloads and unpacks what is missing; does nothing the second time."""
-        if self.packages():
-            return
+        if not self.packages():
+            self._prepare()
+        self.newer.prepare()
+
+    def _prepare(self) -> None:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with open(self.folder.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -40,7 +40,12 @@ class Seed:
         digest = hashlib.sha256(repr(sorted(self.tree.packages().items())).encode())
         for name in SOURCES:
             digest.update((plan.HERE / name).read_bytes())
-        return self.tree.folder / f"template-{digest.hexdigest()[:12]}"
+        return self.place / f"template-{digest.hexdigest()[:12]}"
+
+    @property
+    def place(self) -> Path:
+        """Where the template lies: databases of one Nova are no other's."""
+        return self.tree.newer.folder if self.tree.newer else self.tree.folder
 
     def fill(self) -> None:
         """LAB/cloud/data as at the end of the seed; the template is made where it is missing."""
@@ -57,7 +62,7 @@ class Seed:
     def make(self, template: Path) -> None:
         begun = time.monotonic()
         say("making the cloud's databases, once (about a minute)")
-        for old in self.tree.folder.glob("template-*"):
+        for old in self.place.glob("template-*"):
             shutil.rmtree(old)
         shutil.rmtree(self.services.folder, ignore_errors=True)
         self.writer.control_plane()
@@ -132,12 +137,12 @@ class Seed:
             self.manage(module, "bootstrap", *words, conf=conf)
 
         def nova() -> None:
-            module, conf = "nova.cmd.manage", "nova-cell/nova.conf"
+            module, conf, env = "nova.cmd.manage", "nova-cell/nova.conf", self.tree.newer.env()
             cell0 = config.database("nova_cell0")["connection"]
-            self.manage(module, "api_db", "sync", conf=conf)
-            self.manage(module, "cell_v2", "map_cell0", "--database_connection", cell0, conf=conf)
-            self.manage(module, "db", "sync", conf=conf)
-            self.manage(module, "cell_v2", "create_cell", "--name", "cell1", conf=conf)
+            self.manage(module, "api_db", "sync", conf=conf, **env)
+            self.manage(module, "cell_v2", "map_cell0", "--database_connection", cell0, conf=conf, **env)
+            self.manage(module, "db", "sync", conf=conf, **env)
+            self.manage(module, "cell_v2", "create_cell", "--name", "cell1", conf=conf, **env)
 
         def others() -> None:
             folder = str(etc / "placement")

@@ -135,11 +135,13 @@ class Services:
         if name in HTTP_READY:
             folder = etc / name
             env = {f"OS_{kind}_CONFIG_DIR": str(folder) for kind in ("KEYSTONE", "PLACEMENT", "GLANCE", "NOVA")}
+            if name == "nova-api":
+                env |= self.tree.newer.env()
             return Command([self.program("uwsgi-core"), "--ini", str(etc / "uwsgi" / f"{name}.ini")], env)
         module = name.removeprefix("nova-")
         conf = etc / ("nova-cell" if module == "conductor" else "nova-api") / "nova.conf"
         start = f"import sys; from nova.cmd.{module} import main; sys.argv[0] = {name!r}; sys.exit(main())"
-        return Command([lab_plan.PYTHON, "-c", start, "--config-file", str(conf)])
+        return Command([lab_plan.PYTHON, "-c", start, "--config-file", str(conf)], self.tree.newer.env())
 
     # -- processes ----------------------------------------------------------
     def name(self, given: str) -> str:

@@ -11,6 +11,7 @@
 What is Nova's stays Nova's: this is the subclass of its fake driver that holds
 nothing in memory. Everything is asked of libvirt, so a server survives its
 nova-compute, can crash by itself, and runs twice where nobody prevents it.
+`share_info` is what Novas newer than Debian's hand over as well.
 /var/lib/nova/labvirt.json of a host orders faults: spawn_delay, spawn_error.
 """
 
@@ -37,6 +38,12 @@ from oslo_log import log as logging
 
 import nova.conf
 
+try:
+    from nova.virt import node
+except ImportError:
+    # Debian's keeps no identity of its node.
+    node = None
+
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 CONF.register_opts(
@@ -57,6 +64,14 @@ FAULTS = Path("/var/lib/nova/labvirt.json")
 LIBVIRT_UP_S = 60.0
 # How often the state of guests is looked at, for the events.
 WATCH_S = 0.5
+# What the fake driver of a newer Nova claims and Debian's Placement has no trait for.
+UNKNOWN_TO_PLACEMENT = (
+    "supports_address_space_passthrough",
+    "supports_address_space_emulated",
+    "supports_stateless_firmware",
+    "supports_virtio_fs",
+    "supports_mem_backing_file",
+)
 # A guest that is asked to power off does so in two seconds; Nova says how long to wait, a minute by default.
 POWER_OFF_POLL_S = 0.25
 UNDEFINE = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
@@ -203,6 +218,10 @@ def metadata_xml(instance) -> str:
 class LabDriver(fake.FakeDriver):
     """compute_driver = labvirt.LabDriver"""
 
+    capabilities = {
+        name: has and name not in UNKNOWN_TO_PLACEMENT for name, has in fake.FakeDriver.capabilities.items()
+    }
+
     def __init__(self, virtapi, read_only=False):
         self.memory_mb, self.vcpus = CONF.labvirt.memory_mib, CONF.labvirt.vcpus
         super().__init__(virtapi, read_only)
@@ -220,6 +239,14 @@ class LabDriver(fake.FakeDriver):
         eventlet.spawn_n(self._watch)
 
     # -- what there is ------------------------------------------------------
+    def get_available_resource(self, nodename):
+        """The fake driver's node is another one at each start; this one's identity lies on the host."""
+        found = super().get_available_resource(nodename)
+        return {**found, "uuid": node.get_local_node_uuid()} if node else found
+
+    def get_nodenames_by_uuid(self, refresh=False):
+        return {node.get_local_node_uuid(): self._nodes[0]}
+
     def list_instance_uuids(self):
         return list(self.virt.states())
 
@@ -329,7 +356,7 @@ class LabDriver(fake.FakeDriver):
             eventlet.sleep(POWER_OFF_POLL_S)
         return False
 
-    def power_on(self, context, instance, network_info, block_device_info=None, accel_info=None):
+    def power_on(self, context, instance, network_info, block_device_info=None, accel_info=None, share_info=None):
         self.virt.domain(instance.uuid, lambda domain: domain.isActive() or domain.create())
 
     def reboot(
@@ -341,6 +368,7 @@ class LabDriver(fake.FakeDriver):
         block_device_info=None,
         bad_volumes_callback=None,
         accel_info=None,
+        share_info=None,
     ):
         if not self.instance_exists(instance):
             self.spawn(context, instance, instance.image_meta, None, None, None, network_info, block_device_info)
@@ -348,7 +376,7 @@ class LabDriver(fake.FakeDriver):
         self.power_off(instance)
         self.power_on(context, instance, network_info)
 
-    def resume_state_on_host_boot(self, context, instance, network_info, block_device_info=None):
+    def resume_state_on_host_boot(self, context, instance, network_info, *_, **__):
         """What starts a second copy where the first one was moved and this host does not know it yet."""
         if self.get_info(instance).state != power_state.RUNNING:
             LOG.info("starting it again, as it ran before the host went down", instance=instance)
@@ -363,10 +391,10 @@ class LabDriver(fake.FakeDriver):
     def suspend(self, context, instance):
         self.virt.domain(instance.uuid, lambda domain: domain.managedSave())
 
-    def resume(self, context, instance, network_info, block_device_info=None):
+    def resume(self, context, instance, network_info, block_device_info=None, share_info=None):
         self.virt.domain(instance.uuid, lambda domain: domain.create())
 
-    def rescue(self, context, instance, network_info, image_meta, rescue_password, block_device_info):
+    def rescue(self, context, instance, network_info, image_meta, rescue_password, block_device_info, share_info=None):
         self.reboot(context, instance, network_info, "HARD")
 
     def unrescue(self, context, instance):
@@ -380,7 +408,7 @@ class LabDriver(fake.FakeDriver):
         return "[]"
 
     def finish_revert_migration(
-        self, context, instance, network_info, migration, block_device_info=None, power_on=True
+        self, context, instance, network_info, migration, block_device_info=None, power_on=True, share_info=None
     ):
         if power_on:
             self.power_on(context, instance, network_info)
