@@ -43,6 +43,27 @@ fn each_segment_has_its_own_policy_for_a_hung_host() {
 }
 
 #[test]
+fn segments_come_from_zones_in_openstack_and_what_is_not_said_of_one_is_left_to_the_default() {
+    assert_eq!(Config::parse("").unwrap().settings.segments_by, SegmentsBy::All);
+    let text = "cloud = 'openstack'\n[segments.default]\nmode = 'act'\n[segments.edge]\nhosts = ['hv8', 'hv9']\n";
+    let settings = Config::parse(text).unwrap().settings;
+    assert_eq!(settings.segments_by, SegmentsBy::AvailabilityZone);
+    assert_eq!((settings.default_mode, settings.initial_mode.len()), (Mode::Act, 1));
+    assert_eq!(settings.segment_of, [("hv8".into(), "edge".into()), ("hv9".into(), "edge".into())].into());
+}
+
+#[test]
+fn a_host_in_two_segments_and_a_rule_that_libvirt_cannot_know_are_faults() {
+    let told =
+        faults("segments_by = 'aggregate'\n[segments.a]\nhosts = ['hv1', 'h v']\n[segments.b]\nhosts = ['hv1']\n");
+    for part in ["segments_by", "openstack", "a host is in one", "hv1", "certificates"] {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
+    let told = faults("cloud = 'openstack'\nsegment_aggregates = ['fast']\n");
+    assert!(told.contains("segments_by = \"aggregate\""), "{told}");
+}
+
+#[test]
 fn the_example_of_the_packaged_file_is_valid() {
     let config = Config::parse(&format!("cloud = \"openstack\"\n{}", uncommented("#     "))).unwrap();
     let policy = &config.settings.policies[0];

@@ -246,6 +246,8 @@ pub(crate) struct Sight {
     pub services: BTreeMap<HostId, ComputeService>,
     pub services_at: Option<Moment>,
     pub aggregates: Vec<Aggregate>,
+    /// Nova has told of its aggregates since our start.
+    pub aggregates_told: bool,
     /// All servers as last told: by the roster, or by a list or an answer about one that came later.
     pub roster: BTreeMap<InstanceId, Server>,
     pub trouble: Option<String>,
@@ -317,6 +319,8 @@ impl Triage {
             CloudNews::Services(services) => self.take_services(services),
             CloudNews::Aggregates(aggregates) => {
                 self.care_is_stale |= self.sight.aggregates != aggregates;
+                self.segments_are_stale = true;
+                self.sight.aggregates_told = true;
                 self.sight.aggregates = aggregates;
             }
             CloudNews::Roster(servers) => self.take_roster(servers),
@@ -352,6 +356,7 @@ impl Triage {
     fn take_services(&mut self, services: Vec<ComputeService>) {
         self.sight.services = services.into_iter().map(|service| (service.host.clone(), service)).collect();
         self.sight.services_at = Some(self.now.at);
+        self.segments_are_stale = true;
         self.match_names();
     }
 

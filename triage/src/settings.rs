@@ -5,6 +5,7 @@ use crate::id::{HostId, PlaneId, SegmentId};
 use crate::matrix::{Act, Matrix};
 use crate::policy::PolicyRule;
 use crate::record::Mode;
+use crate::segments::{DEFAULT_SEGMENT, SegmentsBy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -54,6 +55,12 @@ pub struct Settings {
     /// A segment's mode before anybody has set one.
     pub initial_mode: BTreeMap<SegmentId, Mode>,
     pub default_mode: Mode,
+    /// What makes segments.
+    pub segments_by: SegmentsBy,
+    /// Aggregates that make segments where the rule is `aggregate`, beside marked ones.
+    pub segment_aggregates: BTreeSet<String>,
+    /// Hosts that are in a segment by hand.
+    pub segment_of: BTreeMap<HostId, SegmentId>,
     /// What is done about a hung host; `approve` where nothing is said.
     pub on_hung: BTreeMap<SegmentId, OnHung>,
     /// What is done about a host that has lost networks.
@@ -176,6 +183,9 @@ impl Default for Settings {
             agents_down_after: seconds(120),
             initial_mode: BTreeMap::new(),
             default_mode: Mode::Observe,
+            segments_by: SegmentsBy::All,
+            segment_aggregates: BTreeSet::new(),
+            segment_of: BTreeMap::new(),
             on_hung: BTreeMap::new(),
             matrix: Matrix::default(),
             protect_all: true,
@@ -188,5 +198,12 @@ impl Default for Settings {
             devices: BTreeMap::new(),
             guards: Guards::default(),
         }
+    }
+}
+
+impl Settings {
+    /// What is said of a segment, or else of the default one.
+    pub(crate) fn of_segment<T: Clone>(&self, said: &BTreeMap<SegmentId, T>, segment: &SegmentId) -> Option<T> {
+        said.get(segment).or_else(|| said.get(&DEFAULT_SEGMENT.into())).cloned()
     }
 }

@@ -14,10 +14,10 @@ use super::ports::Shared;
 use super::{Fault, NovaFault, Rng, Summary};
 use medevac_aggregator::engine::{Engine, Input, Ports};
 use medevac_triage::{
-    BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards, Heartbeat, Hello,
-    HostId, InstanceId, Inventory, Marks, Mode, Observation, Order, Outcome, Parting, Phase, PlaneId, Power,
-    ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SessionId, Settings, Shown, StepId,
-    StopReason, Vantage, Word,
+    Aggregate, BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards,
+    Heartbeat, Hello, HostId, InstanceId, Inventory, Marks, Mode, Observation, Order, Outcome, Parting, Phase, PlaneId,
+    Power, ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SegmentsBy, SessionId, Settings,
+    Shown, StepId, StopReason, Vantage, Word,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -43,6 +43,8 @@ pub struct Options {
     pub pinned: bool,
     /// The guests are servers of Nova.
     pub openstack: bool,
+    /// Host aggregates of Nova's.
+    pub aggregates: Vec<Aggregate>,
     /// Marks on the flavor of each guest; without them a seed draws some.
     pub marks: BTreeMap<usize, Marks>,
     /// Hosts that nothing can switch off.
@@ -59,6 +61,7 @@ impl Default for Options {
             planes: None,
             pinned: false,
             openstack: false,
+            aggregates: Vec::new(),
             marks: BTreeMap::new(),
             without_device: BTreeSet::new(),
         }
@@ -201,6 +204,9 @@ impl World {
         settings.default_mode = options.mode;
         if options.openstack {
             settings.cloud = CloudKind::Openstack;
+            if settings.segments_by == SegmentsBy::All {
+                settings.segments_by = SegmentsBy::AvailabilityZone;
+            }
         }
         let all = || PLANES.iter().map(|plane| PlaneId::from(*plane)).collect();
         settings.planes = options.planes.unwrap_or_else(all);
@@ -241,7 +247,7 @@ impl World {
             world.boot(host);
         }
         if options.openstack {
-            world.found_nova(&options.marks);
+            world.found_nova(&options.marks, options.aggregates);
         }
         world.at(0, Event::StartAggregator);
         world.at(0, Event::Look);

@@ -3,7 +3,7 @@
 //! may be late, lost, or an error.
 
 use super::*;
-use medevac_triage::{CloudAct, CloudNews, ComputeService, Course, Marks, Mould, Move, Server};
+use medevac_triage::{Aggregate, CloudAct, CloudNews, ComputeService, Course, Marks, Mould, Move, Server};
 use std::sync::Arc;
 
 /// nova-compute reports so often, and is believed up for so long.
@@ -34,6 +34,15 @@ pub(super) struct Nova {
     requests: u32,
     /// Evacuations of these servers find no valid host, so often.
     fails: BTreeMap<usize, u32>,
+    aggregates: Vec<Aggregate>,
+}
+
+impl Nova {
+    /// As Nova has it: of the one aggregate of a host that makes a zone, or else its own word for the rest.
+    fn zone_of(&self, host: usize) -> String {
+        let of = self.aggregates.iter().find(|one| !one.zone.is_empty() && one.hosts.contains(&id(host)));
+        of.map_or_else(|| "nova".to_owned(), |one| one.zone.clone())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +98,7 @@ fn number(name: &str, prefix: &str) -> usize {
 
 impl World {
     /// The site is Nova's from now on: servers where they run, nothing starts by itself.
-    pub(super) fn found_nova(&mut self, marks: &BTreeMap<usize, Marks>) {
+    pub(super) fn found_nova(&mut self, marks: &BTreeMap<usize, Marks>, aggregates: Vec<Aggregate>) {
         let guests = self.guests.len();
         let flavors: Vec<Arc<Mould>> = (0..guests).map(|guest| self.flavor(guest, marks)).collect();
         let on = |guest| (0..self.hosts.len()).find(|host| self.hosts[*host].guests.contains_key(&guest)).unwrap_or(0);
@@ -102,7 +111,7 @@ impl World {
             })
             .collect();
         let services = self.hosts.iter().map(|_| Service::default()).collect();
-        self.nova = Some(Nova { services, servers, ..Nova::default() });
+        self.nova = Some(Nova { services, servers, aggregates, ..Nova::default() });
         self.hosts.iter_mut().for_each(|host| host.autostart.clear());
         self.at(1, Event::NovaReports);
     }
@@ -190,6 +199,10 @@ impl World {
             self.tell(start, Observation::CloudSpoke(CloudNews::Trouble(String::new())));
             let roster = (0..self.guests.len()).map(|guest| self.server(guest)).collect();
             self.tell(start, Observation::CloudSpoke(CloudNews::Roster(roster)));
+            let aggregates = self.nova.as_ref().map(|nova| nova.aggregates.clone()).unwrap_or_default();
+            if !aggregates.is_empty() {
+                self.tell(start, Observation::CloudSpoke(CloudNews::Aggregates(aggregates)));
+            }
         }
         self.tell(start, Observation::CloudSpoke(news));
     }
@@ -198,7 +211,7 @@ impl World {
         let nova = self.nova.as_ref().filter(|nova| nova.down_until <= self.now)?;
         let shown = |(host, service): (usize, &Service)| ComputeService {
             host: id(host),
-            zone: "nova".to_owned(),
+            zone: nova.zone_of(host),
             up: self.believed_up(host),
             enabled: service.disabled.is_empty(),
             disabled_reason: service.disabled.clone(),
