@@ -11,7 +11,7 @@ use medevac_openstack::{Credentials, CredentialsProblem};
 use medevac_settings::{Problems, Reader};
 use medevac_triage::{
     CloudKind, DEFAULT_SEGMENT, Ha, HostId, LEVELS, Level, MATRIX_ROWS, Mode, OnHung, OnLocalDisks, PRIORITY_MAX,
-    PlaneId, PolicyRule, SegmentId, SegmentsBy, Settings, TIER_MAX,
+    PlaneId, PolicyRule, RecoveryMethod, SegmentId, SegmentsBy, Settings, TIER_MAX,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -271,11 +271,41 @@ fn segments(r: &mut Reader, s: &mut Settings) {
         if let Some(hung) = hung.and_then(|word| OnHung::parse(&word)) {
             s.on_hung.insert(segment.clone(), hung);
         }
+        recovery(r, s, &segment);
         for host in host_names(r, &key("hosts")) {
             in_one_segment(r, s, &key("hosts"), host, &segment);
         }
     }
     s.default_mode = s.initial_mode.get(&DEFAULT_SEGMENT.into()).copied().unwrap_or_default();
+}
+
+fn recovery(r: &mut Reader, s: &mut Settings, segment: &SegmentId) {
+    let key = |of: &str| format!("segments.{segment}.{of}");
+    let method = r.choice_opt(&key("recovery_method"), &RecoveryMethod::NAMED.map(|(name, _, _)| name));
+    if let Some(method) = method.as_deref().and_then(RecoveryMethod::parse) {
+        if s.cloud == CloudKind::Libvirt && method != RecoveryMethod::Auto {
+            let word = method_name(method);
+            r.problem(&key("recovery_method"), word, "is known with cloud = \"openstack\" only");
+        }
+        s.recovery_method.insert(segment.clone(), method);
+    }
+    let reserved = host_names(r, &key("reserved_hosts"));
+    for host in &reserved {
+        if s.reserved_hosts.values().flatten().any(|known| known == host) {
+            r.problem(&key("reserved_hosts"), host.as_str(), "is reserved twice");
+        }
+        // The default segment reserves for all: where it is depends on the rule.
+        if segment.as_str() != DEFAULT_SEGMENT {
+            in_one_segment(r, s, &key("reserved_hosts"), host.clone(), segment);
+        }
+    }
+    if !reserved.is_empty() {
+        s.reserved_hosts.insert(segment.clone(), reserved);
+    }
+}
+
+fn method_name(method: RecoveryMethod) -> &'static str {
+    RecoveryMethod::NAMED.iter().find(|(_, known, _)| *known == method).map_or("", |(name, _, _)| name)
 }
 
 fn segment_rule(r: &mut Reader, s: &mut Settings) {

@@ -27,7 +27,10 @@ fn the_packaged_file_says_the_defaults_and_names_every_key() {
     let initial_mode = shown.settings.initial_mode.clone();
     assert_eq!(initial_mode, [(SegmentId::from("default"), Mode::Observe)].into());
     assert_eq!(shown.settings.on_hung, [(SegmentId::from("default"), OnHung::Approve)].into());
-    let same = Settings { initial_mode: BTreeMap::new(), on_hung: BTreeMap::new(), ..shown.settings.clone() };
+    assert_eq!(shown.settings.recovery_method, [(SegmentId::from("default"), RecoveryMethod::Auto)].into());
+    let recovery_method = BTreeMap::new();
+    let same =
+        Settings { recovery_method, initial_mode: BTreeMap::new(), on_hung: BTreeMap::new(), ..shown.settings.clone() };
     assert_eq!(Config { settings: same, ..shown }, bare);
     for name in ["suspect_after", "fence_deadline", "starts_per_target", "on_hung", "banner_ports", "machine_identity"]
     {
@@ -50,6 +53,19 @@ fn segments_come_from_zones_in_openstack_and_what_is_not_said_of_one_is_left_to_
     assert_eq!(settings.segments_by, SegmentsBy::AvailabilityZone);
     assert_eq!((settings.default_mode, settings.initial_mode.len()), (Mode::Act, 1));
     assert_eq!(settings.segment_of, [("hv8".into(), "edge".into()), ("hv9".into(), "edge".into())].into());
+}
+
+#[test]
+fn a_segment_names_its_method_and_its_reserved_hosts_which_are_in_it() {
+    let segment = "[segments.az1]\nrecovery_method = 'rh_priority'\nreserved_hosts = ['hv8', 'hv9']\n";
+    let settings = Config::parse(&format!("cloud = 'openstack'\n{segment}")).unwrap().settings;
+    assert_eq!(settings.recovery_method, [("az1".into(), RecoveryMethod::RhPriority)].into());
+    assert_eq!(settings.reserved_hosts, [("az1".into(), vec!["hv8".into(), "hv9".into()])].into());
+    assert_eq!(settings.segment_of.len(), 2);
+    let told = faults(&format!("{segment}[segments.az2]\nreserved_hosts = ['hv9']\n"));
+    for part in ["rh_priority", "openstack", "reserved twice", "a host is in one"] {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
 }
 
 #[test]

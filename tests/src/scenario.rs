@@ -13,6 +13,7 @@
 //!   kill-guest vm1   shut-down-guest vm1  migrate vm1 hv2  refuse-start hv2   lose-answer hv2
 //!   fill hv2         drain hv2       hang-libvirt hv1  heal-libvirt hv1       start-by-hand vm1 hv2
 //!   local-disk vm1   cloud openstack nova ... (see the module `nova`)
+//!   reserved hv4     set recovery_method rh_priority
 //!   zone az1 hv1     aggregate fast hv1       segment edge hv1          set segments_by aggregate
 //!   say approve inc-1 | say pause | say maintenance hv1 | ...
 //!   show incidents | hosts | guests | status | nova
@@ -25,7 +26,7 @@ mod nova;
 use crate::sim::{Fault, Options, World};
 use medevac_triage::{
     Aggregate, DEFAULT_SEGMENT, Guards, HostId, IncidentId, InstanceId, Level, Marks, Mode, OnHung, PlaneId,
-    PolicyRule, SEGMENT_MARK, SegmentId, SegmentsBy, Settings, Word,
+    PolicyRule, RecoveryMethod, SEGMENT_MARK, SegmentId, SegmentsBy, Settings, Word,
 };
 use std::fmt::Write;
 use std::time::Duration;
@@ -85,6 +86,9 @@ impl Stage {
             }
             ["zone", name, ref hosts @ ..] => self.aggregate(name, name, hosts)?,
             ["aggregate", name, ref hosts @ ..] => self.aggregate(name, "", hosts)?,
+            ["reserved", ref hosts @ ..] => {
+                self.options.reserved = hosts.iter().map(|host| index(host)).collect::<Result<_, _>>()?
+            }
             ["segment", name, ref hosts @ ..] => self.segment(name, hosts)?,
             ["tier", guest, tier] => self.tier(guest, tier)?,
             ["mode", mode] => self.options.mode = Mode::parse(mode).ok_or("no such mode")?,
@@ -166,6 +170,10 @@ impl Stage {
                 self.options.without_device = hosts.iter().map(|host| index(host)).collect::<Result<_, _>>()?
             }
             ("segments_by", [rule]) => settings.segments_by = SegmentsBy::parse(rule).ok_or("no such rule")?,
+            ("recovery_method", [method]) => {
+                let method = RecoveryMethod::parse(method).ok_or("no such method")?;
+                settings.recovery_method.insert(DEFAULT_SEGMENT.into(), method);
+            }
             ("own-host", [host]) => settings.own_host = Some(HostId::from(*host)),
             ("protect", ["marked"]) => settings.protect_all = false,
             _ => return Err("no such setting".to_owned()),

@@ -158,6 +158,22 @@ pub enum CloudAct {
         host: HostId,
         reason: String,
     },
+    /// Enables a reserved host, if it is disabled for this reason.
+    TakeReserve {
+        step: StepId,
+        host: HostId,
+        reason: String,
+    },
+    JoinAggregate {
+        step: StepId,
+        host: HostId,
+        aggregate: String,
+    },
+    LeaveAggregate {
+        step: StepId,
+        host: HostId,
+        aggregate: String,
+    },
     /// Reads the server and its migrations again, and only then asks for it.
     Evacuate {
         step: StepId,
@@ -186,6 +202,9 @@ impl CloudAct {
             CloudAct::Unforce { .. } => "cloud-unforce",
             CloudAct::Disable { .. } => "cloud-disable",
             CloudAct::Enable { .. } => "cloud-enable",
+            CloudAct::TakeReserve { .. } => "cloud-take-reserve",
+            CloudAct::JoinAggregate { .. } => "cloud-join-aggregate",
+            CloudAct::LeaveAggregate { .. } => "cloud-leave-aggregate",
             CloudAct::Evacuate { .. } => "cloud-evacuate",
             CloudAct::Restart { .. } => "cloud-restart",
         }

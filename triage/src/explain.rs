@@ -197,7 +197,7 @@ impl Triage {
             }
             Standing::AgentFailed => "the host answers, its agent does not".to_owned(),
             Standing::Dead => host.dead.as_ref().map_or_else(String::new, |death| death.proof.to_string()),
-            _ => String::new(),
+            _ => self.reserve_text(host),
         }
     }
 

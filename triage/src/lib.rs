@@ -41,6 +41,7 @@ mod proof;
 mod rails;
 mod record;
 mod recovery;
+mod reserve;
 mod returning;
 mod roster;
 mod segments;
@@ -67,6 +68,7 @@ pub use policy::{
     Facts, HA_MARKS, Ha, LEVELS, Level, OnLocalDisks, PRIORITY_MAX, Policy, PolicyRule, Said, TIER_MAX, is_mark, judge,
 };
 pub use record::*;
+pub use reserve::{RecoveryMethod, Taken};
 pub use segments::{DEFAULT_SEGMENT, SEGMENT_MARK, SegmentsBy};
 pub use servers::{Fate, TABLE as SERVER_STATES};
 pub use settings::{Device, Guards, OnHung, Settings};
@@ -222,6 +224,7 @@ impl Triage {
         self.watch_hosts();
         self.look_round();
         self.review_incidents();
+        self.review_reserve();
         self.review_instances();
         self.review_holds();
         self.send_care();

@@ -5,6 +5,7 @@ use crate::id::{HostId, PlaneId, SegmentId};
 use crate::matrix::{Act, Matrix};
 use crate::policy::PolicyRule;
 use crate::record::Mode;
+use crate::reserve::RecoveryMethod;
 use crate::segments::{DEFAULT_SEGMENT, SegmentsBy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -61,6 +62,10 @@ pub struct Settings {
     pub segment_aggregates: BTreeSet<String>,
     /// Hosts that are in a segment by hand.
     pub segment_of: BTreeMap<HostId, SegmentId>,
+    /// How the servers of a dead host find a new one.
+    pub recovery_method: BTreeMap<SegmentId, RecoveryMethod>,
+    /// Reserved hosts, in the order in which they are taken.
+    pub reserved_hosts: BTreeMap<SegmentId, Vec<HostId>>,
     /// What is done about a hung host; `approve` where nothing is said.
     pub on_hung: BTreeMap<SegmentId, OnHung>,
     /// What is done about a host that has lost networks.
@@ -186,6 +191,8 @@ impl Default for Settings {
             segments_by: SegmentsBy::All,
             segment_aggregates: BTreeSet::new(),
             segment_of: BTreeMap::new(),
+            recovery_method: BTreeMap::new(),
+            reserved_hosts: BTreeMap::new(),
             on_hung: BTreeMap::new(),
             matrix: Matrix::default(),
             protect_all: true,

@@ -43,6 +43,8 @@ pub struct Options {
     pub pinned: bool,
     /// The guests are servers of Nova.
     pub openstack: bool,
+    /// Hosts that are empty, and disabled in Nova.
+    pub reserved: BTreeSet<usize>,
     /// Host aggregates of Nova's.
     pub aggregates: Vec<Aggregate>,
     /// Marks on the flavor of each guest; without them a seed draws some.
@@ -61,6 +63,7 @@ impl Default for Options {
             planes: None,
             pinned: false,
             openstack: false,
+            reserved: BTreeSet::new(),
             aggregates: Vec::new(),
             marks: BTreeMap::new(),
             without_device: BTreeSet::new(),
@@ -195,6 +198,7 @@ pub struct World {
     beyond_evidence: bool,
     summary: Summary,
     nova: Option<nova::Nova>,
+    reserved: BTreeSet<usize>,
 }
 
 impl World {
@@ -209,6 +213,9 @@ impl World {
             }
         }
         let all = || PLANES.iter().map(|plane| PlaneId::from(*plane)).collect();
+        if !options.reserved.is_empty() {
+            settings.reserved_hosts.insert("default".into(), options.reserved.iter().map(|host| id(*host)).collect());
+        }
         settings.planes = options.planes.unwrap_or_else(all);
         for host in (0..hosts).filter(|host| !options.without_device.contains(host)) {
             let name = format!("bmc{}", host + 1);
@@ -237,9 +244,11 @@ impl World {
             beyond_evidence: false,
             summary: Summary::default(),
             nova: None,
+            reserved: options.reserved.clone(),
         };
+        let homes: Vec<usize> = (0..hosts).filter(|host| !options.reserved.contains(host)).collect();
         for guest in 0..guests {
-            let home = guest % hosts;
+            let home = homes[guest % homes.len()];
             world.hosts[home].defined.insert(guest);
             world.hosts[home].autostart.insert(guest);
         }
