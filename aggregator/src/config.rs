@@ -10,8 +10,8 @@ use crate::peer::valid_name;
 use medevac_openstack::{Credentials, CredentialsProblem};
 use medevac_settings::{Problems, Reader};
 use medevac_triage::{
-    CloudKind, Ha, HostId, LEVELS, Level, MATRIX_ROWS, Mode, OnHung, OnLocalDisks, PRIORITY_MAX, PlaneId, PolicyRule,
-    SegmentId, Settings, TIER_MAX,
+    CloudKind, DEFAULT_SEGMENT, Ha, HostId, LEVELS, Level, MATRIX_ROWS, Mode, OnHung, OnLocalDisks, PRIORITY_MAX,
+    PlaneId, PolicyRule, RecoveryMethod, SegmentId, SegmentsBy, Settings, TIER_MAX,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,8 +22,6 @@ use std::time::Duration;
 pub const DEFAULT_PATH: &str = "/etc/medevac/aggregator.toml";
 /// A pass may last as long as its devices need, and a moment for what lies between.
 const PASS_MARGIN: Duration = Duration::from_secs(5);
-/// The segment of hosts that no rule puts elsewhere.
-const DEFAULT_SEGMENT: &str = "default";
 
 /// All that the file says.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +102,7 @@ impl Config {
         let mut settings = Settings::default();
         timing(r, &mut settings);
         scope(r, &mut settings);
+        segment_rule(r, &mut settings);
         segments(r, &mut settings);
         settings.policies = policies(r);
         matrix(r, &mut settings, &mut warnings);
@@ -263,17 +262,81 @@ fn segments(r: &mut Reader, s: &mut Settings) {
         if !valid_name(&name) {
             r.problem(&format!("segments.{name}"), "", "the name must be of letters, digits, dots and dashes");
         }
-        let key = format!("segments.{name}.mode");
-        let mode = Mode::parse(&r.choice(&key, "observe", &modes)).unwrap_or_default();
-        let policies = OnHung::NAMED.map(|(name, _)| name);
-        let hung = OnHung::parse(&r.choice(&format!("segments.{name}.on_hung"), "approve", &policies));
+        // What is left out is as in the default segment: only what is said is kept.
+        let key = |of: &str| format!("segments.{name}.{of}");
         let segment = SegmentId(name.clone());
-        s.on_hung.insert(segment.clone(), hung.unwrap_or_default());
-        s.initial_mode.insert(segment, mode);
-        if name == DEFAULT_SEGMENT {
-            s.default_mode = mode;
+        if let Some(mode) = r.choice_opt(&key("mode"), &modes).and_then(|word| Mode::parse(&word)) {
+            s.initial_mode.insert(segment.clone(), mode);
+        }
+        let hung = r.choice_opt(&key("on_hung"), &OnHung::NAMED.map(|(word, _)| word));
+        if let Some(hung) = hung.and_then(|word| OnHung::parse(&word)) {
+            s.on_hung.insert(segment.clone(), hung);
+        }
+        recovery(r, s, &segment);
+        for host in host_names(r, &key("hosts")) {
+            in_one_segment(r, s, &key("hosts"), host, &segment);
         }
     }
+    s.default_mode = s.initial_mode.get(&DEFAULT_SEGMENT.into()).copied().unwrap_or_default();
+}
+
+fn recovery(r: &mut Reader, s: &mut Settings, segment: &SegmentId) {
+    let key = |of: &str| format!("segments.{segment}.{of}");
+    let method = r.choice_opt(&key("recovery_method"), &RecoveryMethod::NAMED.map(|(name, _, _)| name));
+    if let Some(method) = method.as_deref().and_then(RecoveryMethod::parse) {
+        if s.cloud == CloudKind::Libvirt && method != RecoveryMethod::Auto {
+            let word = method_name(method);
+            r.problem(&key("recovery_method"), word, "is known with cloud = \"openstack\" only");
+        }
+        s.recovery_method.insert(segment.clone(), method);
+    }
+    let reserved = host_names(r, &key("reserved_hosts"));
+    for host in &reserved {
+        if s.reserved_hosts.values().flatten().any(|known| known == host) {
+            r.problem(&key("reserved_hosts"), host.as_str(), "is reserved twice");
+        }
+        // The default segment reserves for all: where it is depends on the rule.
+        if segment.as_str() != DEFAULT_SEGMENT {
+            in_one_segment(r, s, &key("reserved_hosts"), host.clone(), segment);
+        }
+    }
+    if !reserved.is_empty() {
+        s.reserved_hosts.insert(segment.clone(), reserved);
+    }
+}
+
+fn method_name(method: RecoveryMethod) -> &'static str {
+    RecoveryMethod::NAMED.iter().find(|(_, known, _)| *known == method).map_or("", |(name, _, _)| name)
+}
+
+fn segment_rule(r: &mut Reader, s: &mut Settings) {
+    let openstack = s.cloud == CloudKind::Openstack;
+    let usual = if openstack { "availability_zone" } else { "all" };
+    let rules = SegmentsBy::NAMED.map(|(name, _, _)| name);
+    let rule = r.choice("segments_by", usual, &rules);
+    s.segments_by = SegmentsBy::parse(&rule).unwrap_or_default();
+    if !openstack && s.segments_by != SegmentsBy::All {
+        r.problem("segments_by", &rule, "is known with cloud = \"openstack\" only: name the hosts in [segments.NAME]");
+    }
+    s.segment_aggregates = r.strings("segment_aggregates").into_iter().collect();
+    if let Some(first) = s.segment_aggregates.first().filter(|_| s.segments_by != SegmentsBy::Aggregate) {
+        r.problem("segment_aggregates", first, "is read with segments_by = \"aggregate\" only");
+    }
+}
+
+fn host_names(r: &mut Reader, key: &str) -> Vec<HostId> {
+    let names = r.strings(key);
+    for name in names.iter().filter(|name| !valid_name(name)) {
+        r.problem(key, name, "must be names of hosts, as in their certificates");
+    }
+    names.into_iter().map(HostId).collect()
+}
+
+fn in_one_segment(r: &mut Reader, s: &mut Settings, key: &str, host: HostId, segment: &SegmentId) {
+    if let Some(other) = s.segment_of.get(&host).filter(|other| *other != segment) {
+        r.problem(key, host.as_str(), &format!("is in segment {other}, too: a host is in one"));
+    }
+    s.segment_of.insert(host, segment.clone());
 }
 
 /// Whom each rule means, and what it says: a rule that says nothing is a mistake.

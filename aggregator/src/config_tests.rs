@@ -27,7 +27,10 @@ fn the_packaged_file_says_the_defaults_and_names_every_key() {
     let initial_mode = shown.settings.initial_mode.clone();
     assert_eq!(initial_mode, [(SegmentId::from("default"), Mode::Observe)].into());
     assert_eq!(shown.settings.on_hung, [(SegmentId::from("default"), OnHung::Approve)].into());
-    let same = Settings { initial_mode: BTreeMap::new(), on_hung: BTreeMap::new(), ..shown.settings.clone() };
+    assert_eq!(shown.settings.recovery_method, [(SegmentId::from("default"), RecoveryMethod::Auto)].into());
+    let recovery_method = BTreeMap::new();
+    let same =
+        Settings { recovery_method, initial_mode: BTreeMap::new(), on_hung: BTreeMap::new(), ..shown.settings.clone() };
     assert_eq!(Config { settings: same, ..shown }, bare);
     for name in ["suspect_after", "fence_deadline", "starts_per_target", "on_hung", "banner_ports", "machine_identity"]
     {
@@ -40,6 +43,40 @@ fn each_segment_has_its_own_policy_for_a_hung_host() {
     let text = format!("{PACKAGED}\n[segments.default]\non_hung = \"alert\"\n[segments.edge]\non_hung = \"fence\"\n");
     let on_hung = Config::parse(&text).unwrap().settings.on_hung;
     assert_eq!(on_hung, [("default".into(), OnHung::Alert), ("edge".into(), OnHung::Fence)].into());
+}
+
+#[test]
+fn segments_come_from_zones_in_openstack_and_what_is_not_said_of_one_is_left_to_the_default() {
+    assert_eq!(Config::parse("").unwrap().settings.segments_by, SegmentsBy::All);
+    let text = "cloud = 'openstack'\n[segments.default]\nmode = 'act'\n[segments.edge]\nhosts = ['hv8', 'hv9']\n";
+    let settings = Config::parse(text).unwrap().settings;
+    assert_eq!(settings.segments_by, SegmentsBy::AvailabilityZone);
+    assert_eq!((settings.default_mode, settings.initial_mode.len()), (Mode::Act, 1));
+    assert_eq!(settings.segment_of, [("hv8".into(), "edge".into()), ("hv9".into(), "edge".into())].into());
+}
+
+#[test]
+fn a_segment_names_its_method_and_its_reserved_hosts_which_are_in_it() {
+    let segment = "[segments.az1]\nrecovery_method = 'rh_priority'\nreserved_hosts = ['hv8', 'hv9']\n";
+    let settings = Config::parse(&format!("cloud = 'openstack'\n{segment}")).unwrap().settings;
+    assert_eq!(settings.recovery_method, [("az1".into(), RecoveryMethod::RhPriority)].into());
+    assert_eq!(settings.reserved_hosts, [("az1".into(), vec!["hv8".into(), "hv9".into()])].into());
+    assert_eq!(settings.segment_of.len(), 2);
+    let told = faults(&format!("{segment}[segments.az2]\nreserved_hosts = ['hv9']\n"));
+    for part in ["rh_priority", "openstack", "reserved twice", "a host is in one"] {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
+}
+
+#[test]
+fn a_host_in_two_segments_and_a_rule_that_libvirt_cannot_know_are_faults() {
+    let told =
+        faults("segments_by = 'aggregate'\n[segments.a]\nhosts = ['hv1', 'h v']\n[segments.b]\nhosts = ['hv1']\n");
+    for part in ["segments_by", "openstack", "a host is in one", "hv1", "certificates"] {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
+    let told = faults("cloud = 'openstack'\nsegment_aggregates = ['fast']\n");
+    assert!(told.contains("segments_by = \"aggregate\""), "{told}");
 }
 
 #[test]

@@ -364,3 +364,53 @@ async fn a_nova_that_cannot_be_asked_is_told_and_told_again_when_it_can() {
     assert!(why.contains("503"), "{why}");
     site.news(|news| (*news == CloudNews::Trouble(String::new())).then_some(())).await;
 }
+
+#[tokio::test]
+async fn a_reserved_host_is_taken_for_its_own_reason_alone_and_goes_back_as_it_was() {
+    let mut site = Site::start(Names::default()).await;
+    site.fake.add_host("hv9");
+    site.fake.add_aggregate("fast", None, &[]);
+    let (host, reason) = (HostId::from("hv9"), "reserve".to_owned());
+    let disable = |step| CloudAct::Disable { step, host: "hv9".into(), reason: "reserve".to_owned() };
+    let step = site.step();
+    assert!(matches!(site.change(step, disable(step)).await, Outcome::Done { .. }));
+    let step = site.step();
+    let other = CloudAct::TakeReserve { step, host: host.clone(), reason: "another".to_owned() };
+    assert!(matches!(site.change(step, other).await, Outcome::Refused { reason, .. } if reason == "other-reason"));
+    // Each may be asked for twice: an answer can be lost.
+    for _ in 0..2 {
+        let (step, aggregate) = (site.step(), "fast".to_owned());
+        let join = CloudAct::JoinAggregate { step, host: host.clone(), aggregate };
+        assert!(matches!(site.change(step, join).await, Outcome::Done { .. }));
+        let step = site.step();
+        let take = CloudAct::TakeReserve { step, host: host.clone(), reason: reason.clone() };
+        assert!(matches!(site.change(step, take).await, Outcome::Done { .. }));
+    }
+    assert_eq!(service_of(&mut site, "hv9").await, (true, String::new()));
+    for _ in 0..2 {
+        let step = site.step();
+        assert!(matches!(site.change(step, disable(step)).await, Outcome::Done { .. }));
+        let (step, aggregate) = (site.step(), "fast".to_owned());
+        let leave = CloudAct::LeaveAggregate { step, host: host.clone(), aggregate };
+        assert!(matches!(site.change(step, leave).await, Outcome::Done { .. }));
+    }
+    assert_eq!(service_of(&mut site, "hv9").await, (false, reason));
+    let posts = site.fake.seen().into_iter().filter(|seen| seen.path.contains("os-aggregates/")).count();
+    assert_eq!(posts, 2, "what is so already is not asked for");
+    let (step, aggregate) = (site.step(), "gone".to_owned());
+    let unknown = CloudAct::JoinAggregate { step, host, aggregate };
+    assert!(matches!(site.change(step, unknown).await, Outcome::Refused { .. }));
+}
+
+/// Whether it is enabled, and why it is not, as the next read tells it.
+async fn service_of(site: &mut Site, host: &str) -> (bool, String) {
+    let host = HostId::from(host);
+    while site.inbox.try_recv().is_ok() {}
+    site.news(|news| match news {
+        CloudNews::Services(all) => {
+            all.iter().find(|of| of.host == host).map(|of| (of.enabled, of.disabled_reason.clone()))
+        }
+        _ => None,
+    })
+    .await
+}

@@ -13,6 +13,8 @@
 //!   kill-guest vm1   shut-down-guest vm1  migrate vm1 hv2  refuse-start hv2   lose-answer hv2
 //!   fill hv2         drain hv2       hang-libvirt hv1  heal-libvirt hv1       start-by-hand vm1 hv2
 //!   local-disk vm1   cloud openstack nova ... (see the module `nova`)
+//!   reserved hv4     set recovery_method rh_priority
+//!   zone az1 hv1     aggregate fast hv1       segment edge hv1          set segments_by aggregate
 //!   say approve inc-1 | say pause | say maintenance hv1 | ...
 //!   show incidents | hosts | guests | status | nova
 //! ```
@@ -23,7 +25,8 @@ mod nova;
 
 use crate::sim::{Fault, Options, World};
 use medevac_triage::{
-    Guards, HostId, IncidentId, InstanceId, Level, Mode, OnHung, PlaneId, PolicyRule, SegmentId, Settings, Word,
+    Aggregate, DEFAULT_SEGMENT, Guards, HostId, IncidentId, InstanceId, Level, Marks, Mode, OnHung, PlaneId,
+    PolicyRule, RecoveryMethod, SEGMENT_MARK, SegmentId, SegmentsBy, Settings, Word,
 };
 use std::fmt::Write;
 use std::time::Duration;
@@ -81,6 +84,12 @@ impl Stage {
                 let marks = self.options.marks.entry(index(guest)?).or_default();
                 marks.insert(mark.to_owned(), value.to_owned());
             }
+            ["zone", name, ref hosts @ ..] => self.aggregate(name, name, hosts)?,
+            ["aggregate", name, ref hosts @ ..] => self.aggregate(name, "", hosts)?,
+            ["reserved", ref hosts @ ..] => {
+                self.options.reserved = hosts.iter().map(|host| index(host)).collect::<Result<_, _>>()?
+            }
+            ["segment", name, ref hosts @ ..] => self.segment(name, hosts)?,
             ["tier", guest, tier] => self.tier(guest, tier)?,
             ["mode", mode] => self.options.mode = Mode::parse(mode).ok_or("no such mode")?,
             ["set", key, ref values @ ..] => self.set(key, values)?,
@@ -93,7 +102,7 @@ impl Stage {
                 self.world().miswire(host, other);
             }
             ["say", ref words @ ..] => {
-                let word = word(words)?;
+                let word = word(words, &self.segment_of_all())?;
                 self.world().speak(word);
                 self.world().run_for(Duration::from_millis(50));
                 let reply = self.world().last_reply();
@@ -104,6 +113,32 @@ impl Stage {
                 let fault = fault(words)?;
                 self.world().inject(&fault);
             }
+        }
+        Ok(())
+    }
+
+    /// Where nobody says otherwise all hosts are in one segment.
+    fn segment_of_all(&self) -> SegmentId {
+        SegmentId::from(if self.options.openstack { "nova" } else { DEFAULT_SEGMENT })
+    }
+
+    fn aggregate(&mut self, name: &str, zone: &str, hosts: &[&str]) -> Result<(), String> {
+        let marks = match zone {
+            "" => [(SEGMENT_MARK.to_owned(), "true".to_owned())].into(),
+            _ => Marks::new(),
+        };
+        let hosts = hosts.iter().map(|host| index(host).map(|_| HostId::from(*host))).collect::<Result<_, _>>()?;
+        let (name, zone) = (name.to_owned(), zone.to_owned());
+        self.options.aggregates.push(Aggregate { name, zone, hosts, marks });
+        Ok(())
+    }
+
+    /// By hand, as in the configuration.
+    fn segment(&mut self, name: &str, hosts: &[&str]) -> Result<(), String> {
+        let settings = self.options.settings.get_or_insert_with(Settings::default);
+        for host in hosts {
+            index(host)?;
+            settings.segment_of.insert(HostId::from(*host), SegmentId::from(name));
         }
         Ok(())
     }
@@ -134,6 +169,11 @@ impl Stage {
             ("no-device", hosts) => {
                 self.options.without_device = hosts.iter().map(|host| index(host)).collect::<Result<_, _>>()?
             }
+            ("segments_by", [rule]) => settings.segments_by = SegmentsBy::parse(rule).ok_or("no such rule")?,
+            ("recovery_method", [method]) => {
+                let method = RecoveryMethod::parse(method).ok_or("no such method")?;
+                settings.recovery_method.insert(DEFAULT_SEGMENT.into(), method);
+            }
             ("own-host", [host]) => settings.own_host = Some(HostId::from(*host)),
             ("protect", ["marked"]) => settings.protect_all = false,
             _ => return Err("no such setting".to_owned()),
@@ -142,6 +182,7 @@ impl Stage {
     }
 
     fn show(&mut self, what: &str, out: &mut String) -> Result<(), String> {
+        let all = self.segment_of_all();
         let world = self.world();
         if what == "guests" {
             for (guest, hosts) in world.truth().iter().enumerate() {
@@ -168,7 +209,8 @@ impl Stage {
             "hosts" => {
                 for host in triage.host_views(now) {
                     let why = if host.why.is_empty() { String::new() } else { format!(": {}", host.why) };
-                    let _ = writeln!(out, "{} is {}{why}", host.id, host.state);
+                    let segment = if host.segment == all { String::new() } else { format!(" in {}", host.segment) };
+                    let _ = writeln!(out, "{}{segment} is {}{why}", host.id, host.state);
                 }
             }
             "incidents" => {
@@ -182,6 +224,9 @@ impl Stage {
                 let _ = writeln!(out, "{}; {} of {} hosts heard", view.role, view.hosts_heard, view.hosts_total);
                 for (host, why) in view.hosts_without_proof {
                     let _ = writeln!(out, "{host} lacks a proof: {why}");
+                }
+                for of in view.segments.iter().filter(|of| of.id != all) {
+                    let _ = writeln!(out, "segment {}: {}, {} of {} heard", of.id, of.mode.name(), of.heard, of.hosts);
                 }
                 for (code, text) in view.alerts {
                     let _ = writeln!(out, "{code} {text}");
@@ -233,13 +278,14 @@ fn fault(words: &[&str]) -> Result<Fault, String> {
     })
 }
 
-fn word(words: &[&str]) -> Result<Word, String> {
+fn word(words: &[&str], all: &SegmentId) -> Result<Word, String> {
     let incident = |id: &str| IncidentId::parse(id).ok_or("an incident looks like inc-1");
     // The world counts its guests from nought.
     let guest = |name: &str| index(name).map(|guest| InstanceId(format!("guest-{guest}")));
     Ok(match *words {
-        ["mode", mode] => {
-            Word::SetMode { segment: SegmentId::from("default"), mode: Mode::parse(mode).ok_or("no such mode")? }
+        ["mode", mode] => Word::SetMode { segment: all.clone(), mode: Mode::parse(mode).ok_or("no such mode")? },
+        ["mode", segment, mode] => {
+            Word::SetMode { segment: SegmentId::from(segment), mode: Mode::parse(mode).ok_or("no such mode")? }
         }
         ["pause"] => Word::Pause,
         ["resume"] => Word::Resume,

@@ -97,6 +97,20 @@ fn the_table_of_server_states_in_the_documents_is_the_one_in_the_code() {
 }
 
 #[test]
+fn the_table_of_segments_in_the_documents_is_the_one_in_the_code() {
+    let code: Vec<_> =
+        medevac_triage::SegmentsBy::NAMED.map(|(name, _, what)| vec![name.to_owned(), what.to_owned()]).into();
+    assert_eq!(table(&openstack_page(), "| segments_by | what is done |"), code);
+}
+
+#[test]
+fn the_table_of_recovery_methods_in_the_documents_is_the_one_in_the_code() {
+    let code: Vec<_> =
+        medevac_triage::RecoveryMethod::NAMED.map(|(name, _, what)| vec![name.to_owned(), what.to_owned()]).into();
+    assert_eq!(table(&openstack_page(), "| recovery_method | what is done |"), code);
+}
+
+#[test]
 fn the_tables_of_levels_and_marks_in_the_documents_are_those_in_the_code() {
     use medevac_triage::{HA_MARKS, LEVELS};
     let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();

@@ -167,6 +167,22 @@ pub enum CloudAct {
         host: HostId,
         reason: String,
     },
+    /// Enables a reserved host, if it is disabled for this reason.
+    TakeReserve {
+        step: StepId,
+        host: HostId,
+        reason: String,
+    },
+    JoinAggregate {
+        step: StepId,
+        host: HostId,
+        aggregate: String,
+    },
+    LeaveAggregate {
+        step: StepId,
+        host: HostId,
+        aggregate: String,
+    },
     /// Reads the server and its migrations again, and only then asks for it.
     Evacuate {
         step: StepId,
@@ -197,6 +213,9 @@ impl CloudAct {
             CloudAct::Unforce { .. } => "cloud-unforce",
             CloudAct::Disable { .. } => "cloud-disable",
             CloudAct::Enable { .. } => "cloud-enable",
+            CloudAct::TakeReserve { .. } => "cloud-take-reserve",
+            CloudAct::JoinAggregate { .. } => "cloud-join-aggregate",
+            CloudAct::LeaveAggregate { .. } => "cloud-leave-aggregate",
             CloudAct::Evacuate { .. } => "cloud-evacuate",
             CloudAct::Restart { .. } => "cloud-restart",
         }
@@ -257,6 +276,8 @@ pub(crate) struct Sight {
     pub services: BTreeMap<HostId, ComputeService>,
     pub services_at: Option<Moment>,
     pub aggregates: Vec<Aggregate>,
+    /// Nova has told of its aggregates since our start.
+    pub aggregates_told: bool,
     /// All servers as last told: by the roster, or by a list or an answer about one that came later.
     pub roster: BTreeMap<InstanceId, Server>,
     pub trouble: Option<String>,
@@ -333,6 +354,8 @@ impl Triage {
             CloudNews::Services(services) => self.take_services(services),
             CloudNews::Aggregates(aggregates) => {
                 self.care_is_stale |= self.sight.aggregates != aggregates;
+                self.segments_are_stale = true;
+                self.sight.aggregates_told = true;
                 self.sight.aggregates = aggregates;
             }
             CloudNews::Roster(servers) => self.take_roster(servers),
@@ -368,6 +391,7 @@ impl Triage {
     fn take_services(&mut self, services: Vec<ComputeService>) {
         self.sight.services = services.into_iter().map(|service| (service.host.clone(), service)).collect();
         self.sight.services_at = Some(self.now.at);
+        self.segments_are_stale = true;
         self.match_names();
         self.note_services();
     }

@@ -36,7 +36,7 @@ const REQUESTS_KEPT: usize = 4;
 /// A server that failed this often is given to a person.
 const TRIES_MAX: usize = 3;
 /// A step of the control plane that was refused, lost or failed is tried again after this.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
+pub(crate) const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// Un-forcing is refused while Nova clears up: asked again sooner, as servers wait for it.
 const UNFORCE_AGAIN: Duration = Duration::from_secs(2);
 
@@ -328,7 +328,7 @@ impl Triage {
     }
 
     fn place_server(
-        &self,
+        &mut self,
         incident: &IncidentRecord,
         source: &HostId,
         record: &InstanceRecord,
@@ -336,7 +336,8 @@ impl Triage {
     ) -> Next {
         let wait = |text: String| Next::Outcome(OutcomeState::Waiting, None, text);
         let failed = self.failed_tries(incident.id, &record.id);
-        if let Some(why) = failed.last().filter(|_| failed.len() >= TRIES_MAX) {
+        let tries_max = TRIES_MAX + self.reserves_tried(incident, &record.id);
+        if let Some(why) = failed.last().filter(|_| failed.len() >= tries_max) {
             return Next::Stays(format!("evacuated {} times in vain, the last time: {why}", failed.len()));
         }
         let due = self.sight.again.get(&record.id).is_none_or(|at| self.now.at >= *at);
@@ -344,11 +345,15 @@ impl Triage {
         if full || !due {
             return Next::Outcome(OutcomeState::Planned, None, "next in turn".to_owned());
         }
-        let target = match self.somebody_is_suspect(source) {
-            None => None,
+        let reserved = match self.reserved_target(incident, source, record, anew.is_some()) {
+            Ok(reserved) => reserved,
+            Err(why) => return wait(why),
+        };
+        let target = match self.somebody_is_suspect(source).filter(|_| reserved.is_none()) {
+            None => reserved.map(|host| (host, "it is reserved".to_owned())),
             // Nova may still believe a suspect to be up: the target is ours to name.
             Some(suspect) => match self.choose_target(incident.id, record, std::slice::from_ref(source)) {
-                Ok(score) => Some((score.host.clone(), suspect)),
+                Ok(score) => Some((score.host.clone(), format!("because {suspect} is suspect"))),
                 Err(why) => return wait(why),
             },
         };
@@ -358,7 +363,7 @@ impl Triage {
         }
         let why = match target {
             None => "Nova chooses the host".to_owned(),
-            Some((host, suspect)) => format!("to {host}, because {suspect} is suspect"),
+            Some((host, because)) => format!("to {host}, {because}"),
         };
         Next::Evacuate { target: host, why, anew }
     }
@@ -446,12 +451,19 @@ impl Triage {
             StepKind::ForceDown { .. }
             | StepKind::Disable { .. }
             | StepKind::Unforce { .. }
+            | StepKind::JoinAggregate { .. }
+            | StepKind::LeaveAggregate { .. }
+            | StepKind::TakeReserve { .. }
+            | StepKind::ReturnReserve { .. }
             | StepKind::Enable { .. } => {
                 self.service_step_answered(&record, outcome);
             }
             _ => {}
         }
-        self.work(step.incident).restless = true;
+        // A reserved host goes back when its incident is closed: that keeps nobody busy.
+        if self.incident(step.incident).is_some_and(|incident| !incident.phase.closed()) {
+            self.work(step.incident).restless = true;
+        }
     }
 
     fn service_step_answered(&mut self, step: &StepRecord, outcome: Outcome) {
@@ -472,6 +484,7 @@ impl Triage {
             return;
         }
         self.log(step.id.incident, "cloud-done", step.what.to_string());
+        self.reserve_step_done(&step.what);
         let Some(record) = step.what.host().and_then(|host| self.durable.hosts.edit(host)) else { return };
         match &step.what {
             StepKind::Unforce { .. } => record.service.forced_down = false,
@@ -783,7 +796,7 @@ impl Triage {
 }
 
 /// The reason of a step that certainly changed nothing.
-const NOT_SENT: &str = "it never left";
+pub(crate) const NOT_SENT: &str = "it never left";
 
 fn step_text(state: &StepState) -> String {
     match state {

@@ -6,7 +6,8 @@ use crate::cloud::Server;
 use crate::gone::state_text;
 use crate::id::{HostId, IncidentId};
 use crate::record::{
-    HostRecord, IncidentKind, IncidentRecord, InstanceRecord, OutcomeRecord, OutcomeState, Phase, StepState,
+    HostRecord, IncidentKind, IncidentRecord, InstanceRecord, OutcomeRecord, OutcomeState, Phase, SegmentRecord,
+    StepState,
 };
 use crate::standing::Standing;
 use crate::target::Bound;
@@ -33,7 +34,9 @@ impl Triage {
             None => "deciding".to_owned(),
         };
         let heard = self.heard_hosts();
-        let segments = self.durable.segments.iter().map(|segment| {
+        let inhabited = self.inhabited();
+        let has_hosts = |of: &&SegmentRecord| inhabited.is_empty() || inhabited.contains(&of.id);
+        let segments = self.durable.segments.iter().filter(has_hosts).map(|segment| {
             let of: Vec<_> = self.durable.hosts.iter().filter(|host| host.segment == segment.id).collect();
             let heard = of.iter().filter(|host| heard.contains(&host.id)).count();
             SegmentView { id: segment.id.clone(), mode: segment.mode, hosts: of.len(), heard }
@@ -194,7 +197,7 @@ impl Triage {
             }
             Standing::AgentFailed => "the host answers, its agent does not".to_owned(),
             Standing::Dead => host.dead.as_ref().map_or_else(String::new, |death| death.proof.to_string()),
-            _ => String::new(),
+            _ => self.reserve_text(host),
         }
     }
 

@@ -267,7 +267,7 @@ impl Triage {
     ) -> Option<(Phase, &'static str, &'static str)> {
         let hung = incident.kind == IncidentKind::HostHung;
         let act = match hung {
-            true => self.settings.on_hung.get(&record.segment).copied().unwrap_or_default().act(),
+            true => self.settings.of_segment(&self.settings.on_hung, &record.segment).unwrap_or_default().act(),
             false => self.settings.matrix.act(Loss::AllPlanes),
         };
         match act {

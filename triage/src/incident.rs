@@ -3,8 +3,8 @@
 
 use crate::Triage;
 use crate::id::{BootId, HostId, IncidentId, InstanceId};
-use crate::ingest::DEFAULT_SEGMENT;
 use crate::record::{Entry, IncidentKind, IncidentRecord, OutcomeRecord, OutcomeState, Phase, SiteRecord};
+use crate::segments::DEFAULT_SEGMENT;
 use crate::time::{Moment, millis};
 use crate::turns::Tiers;
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,17 +2,16 @@
 //! and facts are taken in beside ([`crate::inventory`], [`crate::gone`]).
 
 use crate::command::Command;
-use crate::id::{BootId, HostId, SegmentId, SessionId};
+use crate::id::{BootId, HostId, SessionId};
 use crate::incident::Opening;
 use crate::observation::{Closer, Heartbeat, Hello, Observation, Parting};
-use crate::record::{Death, Goodbye, HostRecord, IncidentKind, Mode, Phase, Proof, SegmentRecord};
+use crate::record::{Death, Goodbye, HostRecord, IncidentKind, Mode, Phase, Proof};
+use crate::segments::DEFAULT_SEGMENT;
 use crate::time::{Moment, millis, shown};
 use crate::watch::{Live, Watch};
 use crate::{Triage, standing};
 use std::time::Duration;
 
-/// The segment of every host in plain libvirt, until rules say otherwise.
-pub(crate) const DEFAULT_SEGMENT: &str = "default";
 /// Boots remembered per host; homes on older ones count as the oldest.
 const BOOTS_KEPT: usize = 8;
 /// Different digests for this long: ask for the whole inventory.
@@ -133,11 +132,10 @@ impl Triage {
         if self.host(&hello.host).is_some() {
             return;
         }
-        let segment = SegmentId::from(DEFAULT_SEGMENT);
-        if self.durable.segments.get(&segment).is_none() {
-            let mode = self.settings.initial_mode.get(&segment).copied().unwrap_or(self.settings.default_mode);
-            self.durable.segments.put(SegmentRecord { id: segment.clone(), mode, shot: Vec::new() });
-        }
+        let segment = self.segment_by_rule(&hello.host).unwrap_or_else(|| DEFAULT_SEGMENT.into());
+        // Always there: its mode is the one in which all others begin.
+        self.need_segment(&DEFAULT_SEGMENT.into());
+        self.need_segment(&segment);
         self.durable.hosts.put(HostRecord {
             id: hello.host.clone(),
             segment,

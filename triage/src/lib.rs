@@ -42,8 +42,10 @@ mod proof;
 mod rails;
 mod record;
 mod recovery;
+mod reserve;
 mod returning;
 mod roster;
+mod segments;
 mod servers;
 mod settings;
 mod standing;
@@ -67,6 +69,8 @@ pub use policy::{
     Facts, HA_MARKS, Ha, LEVELS, Level, OnLocalDisks, PRIORITY_MAX, Policy, PolicyRule, Said, TIER_MAX, is_mark, judge,
 };
 pub use record::*;
+pub use reserve::{RecoveryMethod, Taken};
+pub use segments::{DEFAULT_SEGMENT, SEGMENT_MARK, SegmentsBy};
 pub use servers::{Fate, TABLE as SERVER_STATES};
 pub use settings::{Device, Guards, OnHung, Settings};
 pub use standing::Standing;
@@ -118,6 +122,8 @@ pub struct Triage {
     look_at: BTreeSet<InstanceId>,
     next_ask: u64,
     care_is_stale: bool,
+    /// Some host may belong to another segment.
+    segments_are_stale: bool,
     deposed: Option<String>,
     out: Decision,
     now: Now,
@@ -152,6 +158,7 @@ impl Triage {
             look_at: BTreeSet::new(),
             next_ask: 1,
             care_is_stale: true,
+            segments_are_stale: true,
             deposed: None,
             out: Decision::default(),
             now,
@@ -214,9 +221,11 @@ impl Triage {
 
     /// Looks at everything that time alone may have changed.
     fn review(&mut self) {
+        self.place_hosts();
         self.watch_hosts();
         self.look_round();
         self.review_incidents();
+        self.review_reserve();
         self.review_instances();
         self.review_holds();
         self.send_care();
@@ -276,10 +285,6 @@ impl Triage {
 
     pub(crate) fn host(&self, id: &HostId) -> Option<&HostRecord> {
         self.durable.hosts.get(id)
-    }
-
-    pub(crate) fn mode(&self, segment: &SegmentId) -> Mode {
-        self.durable.segments.get(segment).map_or(self.settings.default_mode, |record| record.mode)
     }
 
     fn goodbye_lasts(&self, parting: &Parting) -> Duration {

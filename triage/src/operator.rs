@@ -105,7 +105,9 @@ impl Triage {
         };
         record.mode = mode;
         self.care_is_stale = true;
-        Ok(format!("segment {segment} is in mode {}", mode.name()))
+        let empty = !self.inhabited().contains(segment);
+        let note = if empty { "; no host is in it now" } else { "" };
+        Ok(format!("segment {segment} is in mode {}{note}", mode.name()))
     }
 
     fn set_paused(&mut self, paused: Option<String>) -> Answer {

@@ -312,6 +312,11 @@ fn ha_mark(marks: &Marks) -> Option<(Ha, String)> {
     })
 }
 
+/// A mark that is set to true, as OpenStack reads it.
+pub(crate) fn is_true(text: &str) -> bool {
+    ha_value("", text) == Some(Ha::On)
+}
+
 /// As OpenStack reads a boolean; `tenant` is a word of our own mark alone.
 fn ha_value(name: &str, text: &str) -> Option<Ha> {
     match text.trim().to_ascii_lowercase().as_str() {

@@ -61,13 +61,20 @@ impl Triage {
         let (now, window) = (self.now.at, self.settings.shot_window);
         self.shots.retain(|(_, _, at)| now.since(*at) < window);
         self.shots.push((segment.clone(), host.clone(), now));
-        let live: BTreeSet<HostId> =
-            self.shots.iter().filter(|(of, _, _)| of == segment).map(|(_, host, _)| host.clone()).collect();
+        self.remember_shots(segment);
+    }
+
+    /// A segment's record names each host shot of late once, the newest last.
+    pub(crate) fn remember_shots(&mut self, segment: &SegmentId) {
+        let mut shot: Vec<HostId> = Vec::new();
+        for (_, host, _) in self.shots.iter().filter(|(of, _, _)| of == segment) {
+            shot.retain(|known| known != host);
+            shot.push(host.clone());
+        }
+        let excess = shot.len().saturating_sub(SHOT_KEPT);
+        shot.drain(..excess);
         if let Some(record) = self.durable.segments.edit(segment) {
-            record.shot.retain(|shot| live.contains(shot) && shot != host);
-            record.shot.push(host.clone());
-            let excess = record.shot.len().saturating_sub(SHOT_KEPT);
-            record.shot.drain(..excess);
+            record.shot = shot;
         }
     }
 }

@@ -5,6 +5,7 @@
 use crate::cloud::ServiceHold;
 use crate::id::{BootId, HostId, IncidentId, InstanceId, PlaneId, SegmentId, StepId};
 use crate::observation::{Disk, Parting, RunState, StopReason};
+use crate::reserve::Taken;
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,6 +133,8 @@ pub struct HostRecord {
     pub service: ServiceHold,
     /// Somebody else disabled its compute service for maintenance: their reason.
     pub cloud_maintenance: String,
+    /// The incident that has taken it from the reserve.
+    pub taken: Option<Taken>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -455,6 +458,23 @@ pub enum StepKind {
         host: HostId,
         reason: String,
     },
+    JoinAggregate {
+        host: HostId,
+        aggregate: String,
+    },
+    LeaveAggregate {
+        host: HostId,
+        aggregate: String,
+    },
+    /// `reason`: why it was disabled before.
+    TakeReserve {
+        host: HostId,
+        reason: String,
+    },
+    ReturnReserve {
+        host: HostId,
+        reason: String,
+    },
 }
 
 impl StepKind {
@@ -468,6 +488,10 @@ impl StepKind {
             | StepKind::ForceDown { host }
             | StepKind::Disable { host, .. }
             | StepKind::Unforce { host }
+            | StepKind::JoinAggregate { host, .. }
+            | StepKind::LeaveAggregate { host, .. }
+            | StepKind::TakeReserve { host, .. }
+            | StepKind::ReturnReserve { host, .. }
             | StepKind::Enable { host, .. } => Some(host),
             StepKind::Start { target, .. } => Some(target),
             StepKind::Evacuate { .. } => None,
@@ -496,6 +520,10 @@ impl fmt::Display for StepKind {
             }
             StepKind::Unforce { host } => write!(f, "tell Nova that {host} is no longer down"),
             StepKind::Enable { host, .. } => write!(f, "enable scheduling to {host}"),
+            StepKind::JoinAggregate { host, aggregate } => write!(f, "put {host} into aggregate {aggregate}"),
+            StepKind::LeaveAggregate { host, aggregate } => write!(f, "take {host} out of aggregate {aggregate}"),
+            StepKind::TakeReserve { host, .. } => write!(f, "enable the reserved host {host}"),
+            StepKind::ReturnReserve { host, .. } => write!(f, "put {host} back into the reserve"),
         }
     }
 }

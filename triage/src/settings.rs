@@ -5,6 +5,8 @@ use crate::id::{HostId, PlaneId, SegmentId};
 use crate::matrix::{Act, Matrix};
 use crate::policy::PolicyRule;
 use crate::record::Mode;
+use crate::reserve::RecoveryMethod;
+use crate::segments::{DEFAULT_SEGMENT, SegmentsBy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -54,6 +56,16 @@ pub struct Settings {
     /// A segment's mode before anybody has set one.
     pub initial_mode: BTreeMap<SegmentId, Mode>,
     pub default_mode: Mode,
+    /// What makes segments.
+    pub segments_by: SegmentsBy,
+    /// Aggregates that make segments where the rule is `aggregate`, beside marked ones.
+    pub segment_aggregates: BTreeSet<String>,
+    /// Hosts that are in a segment by hand.
+    pub segment_of: BTreeMap<HostId, SegmentId>,
+    /// How the servers of a dead host find a new one.
+    pub recovery_method: BTreeMap<SegmentId, RecoveryMethod>,
+    /// Reserved hosts, in the order in which they are taken.
+    pub reserved_hosts: BTreeMap<SegmentId, Vec<HostId>>,
     /// What is done about a hung host; `approve` where nothing is said.
     pub on_hung: BTreeMap<SegmentId, OnHung>,
     /// What is done about a host that has lost networks.
@@ -178,6 +190,11 @@ impl Default for Settings {
             agents_down_after: seconds(120),
             initial_mode: BTreeMap::new(),
             default_mode: Mode::Observe,
+            segments_by: SegmentsBy::All,
+            segment_aggregates: BTreeSet::new(),
+            segment_of: BTreeMap::new(),
+            recovery_method: BTreeMap::new(),
+            reserved_hosts: BTreeMap::new(),
             on_hung: BTreeMap::new(),
             matrix: Matrix::default(),
             protect_all: true,
@@ -191,5 +208,12 @@ impl Default for Settings {
             devices: BTreeMap::new(),
             guards: Guards::default(),
         }
+    }
+}
+
+impl Settings {
+    /// What is said of a segment, or else of the default one.
+    pub(crate) fn of_segment<T: Clone>(&self, said: &BTreeMap<SegmentId, T>, segment: &SegmentId) -> Option<T> {
+        said.get(segment).or_else(|| said.get(&DEFAULT_SEGMENT.into())).cloned()
     }
 }

@@ -83,6 +83,7 @@ impl Triage {
         rebuilds: bool,
     ) -> Result<Score, String> {
         self.can_take(host)?;
+        self.reserve_bars(incident, host)?;
         if self.in_openstack() {
             self.service_takes(&host.id)?;
         }
@@ -181,7 +182,7 @@ impl Triage {
     }
 
     /// Every disk lies on a network disk, or beside a marker that the target reads too.
-    fn reaches_disks(&self, record: &InstanceRecord, host: &HostId) -> Result<(), String> {
+    pub(crate) fn reaches_disks(&self, record: &InstanceRecord, host: &HostId) -> Result<(), String> {
         let stock = self.watches.get(host).and_then(|watch| watch.inventory.as_ref());
         for disk in record.disks.iter().filter(|disk| !disk.network) {
             let Some(marker) = &disk.marker else {

@@ -21,6 +21,7 @@ pub use faults::{Fault, NovaFault, Schedule};
 pub use rng::Rng;
 pub use world::{Options, World};
 
+use medevac_triage::{Aggregate, HostId, RecoveryMethod, Settings};
 use std::time::Duration;
 
 /// Faults happen within this much simulated time.
@@ -45,6 +46,7 @@ pub fn run_seed_with(seed: u64, options: Options) -> Result<Summary, String> {
     let hosts = 3 + rng.below(3) as usize;
     let guests = 2 + rng.below(7) as usize;
     let openstack = options.openstack;
+    let options = with_reserve(options, &mut rng, hosts);
     let mut world = World::new(rng.next(), hosts, guests, options);
     let mut schedule = Schedule::draw(&mut rng, hosts, guests, FAULTY_FOR);
     if openstack {
@@ -62,6 +64,20 @@ pub fn run_seed_with(seed: u64, options: Options) -> Result<Summary, String> {
     world.repair_everything();
     world.run_until_whole(WHOLE_WITHIN);
     world.verdict().map_err(|wrong| format!("seed {seed}: {wrong}\n{}", world.story()))
+}
+
+/// Some sites of Nova's keep hosts in reserve.
+fn with_reserve(mut options: Options, rng: &mut Rng, hosts: usize) -> Options {
+    if options.openstack && hosts > 3 && rng.once_in(2) {
+        let (_, method, _) = RecoveryMethod::NAMED[rng.below(4) as usize];
+        let settings = options.settings.get_or_insert_with(Settings::default);
+        settings.recovery_method.insert("default".into(), method);
+        options.reserved = (3 - usize::from(rng.once_in(3))..hosts).collect();
+        let fast = (0..hosts).filter(|host| !options.reserved.contains(host));
+        let hosts = fast.map(|host| HostId(format!("hv{}", host + 1))).collect();
+        options.aggregates.push(Aggregate { name: "fast".to_owned(), hosts, ..Aggregate::default() });
+    }
+    options
 }
 
 /// What a run came to, so that a run in which nothing happens is noticed.

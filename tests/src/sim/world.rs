@@ -14,10 +14,10 @@ use super::ports::Shared;
 use super::{Fault, NovaFault, Rng, Summary};
 use medevac_aggregator::engine::{Engine, Input, Ports};
 use medevac_triage::{
-    BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards, Heartbeat, Hello,
-    HostId, InstanceId, Inventory, Marks, Mode, Observation, Order, Outcome, Parting, Phase, PlaneId, Power,
-    ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SessionId, Settings, Shown, StepId,
-    StopReason, Vantage, Word,
+    Aggregate, BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards,
+    Heartbeat, Hello, HostId, InstanceId, Inventory, Marks, Mode, Observation, Order, Outcome, Parting, Phase, PlaneId,
+    Power, ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SegmentsBy, SessionId, Settings,
+    Shown, StepId, StopReason, Vantage, Word,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -43,6 +43,10 @@ pub struct Options {
     pub pinned: bool,
     /// The guests are servers of Nova.
     pub openstack: bool,
+    /// Hosts that are empty, and disabled in Nova.
+    pub reserved: BTreeSet<usize>,
+    /// Host aggregates of Nova's.
+    pub aggregates: Vec<Aggregate>,
     /// Marks on the flavor of each guest; without them a seed draws some.
     pub marks: BTreeMap<usize, Marks>,
     /// Hosts that nothing can switch off.
@@ -59,6 +63,8 @@ impl Default for Options {
             planes: None,
             pinned: false,
             openstack: false,
+            reserved: BTreeSet::new(),
+            aggregates: Vec::new(),
             marks: BTreeMap::new(),
             without_device: BTreeSet::new(),
         }
@@ -192,6 +198,7 @@ pub struct World {
     beyond_evidence: bool,
     summary: Summary,
     nova: Option<nova::Nova>,
+    reserved: BTreeSet<usize>,
 }
 
 impl World {
@@ -201,8 +208,14 @@ impl World {
         settings.default_mode = options.mode;
         if options.openstack {
             settings.cloud = CloudKind::Openstack;
+            if settings.segments_by == SegmentsBy::All {
+                settings.segments_by = SegmentsBy::AvailabilityZone;
+            }
         }
         let all = || PLANES.iter().map(|plane| PlaneId::from(*plane)).collect();
+        if !options.reserved.is_empty() {
+            settings.reserved_hosts.insert("default".into(), options.reserved.iter().map(|host| id(*host)).collect());
+        }
         settings.planes = options.planes.unwrap_or_else(all);
         for host in (0..hosts).filter(|host| !options.without_device.contains(host)) {
             let name = format!("bmc{}", host + 1);
@@ -231,9 +244,11 @@ impl World {
             beyond_evidence: false,
             summary: Summary::default(),
             nova: None,
+            reserved: options.reserved.clone(),
         };
+        let homes: Vec<usize> = (0..hosts).filter(|host| !options.reserved.contains(host)).collect();
         for guest in 0..guests {
-            let home = guest % hosts;
+            let home = homes[guest % homes.len()];
             world.hosts[home].defined.insert(guest);
             world.hosts[home].autostart.insert(guest);
         }
@@ -241,7 +256,7 @@ impl World {
             world.boot(host);
         }
         if options.openstack {
-            world.found_nova(&options.marks);
+            world.found_nova(&options.marks, options.aggregates);
         }
         world.at(0, Event::StartAggregator);
         world.at(0, Event::Look);

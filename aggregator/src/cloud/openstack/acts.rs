@@ -59,6 +59,17 @@ impl Shared {
             CloudAct::Enable { step, host, reason } => {
                 CloudNews::Answered { step, outcome: self.enable(&host, &reason, begun + SERVICE_WITHIN).await }
             }
+            CloudAct::TakeReserve { step, host, reason } => {
+                CloudNews::Answered { step, outcome: self.take_reserve(&host, &reason, begun + SERVICE_WITHIN).await }
+            }
+            CloudAct::JoinAggregate { step, host, aggregate } => {
+                let done = self.change_aggregate(&host, &aggregate, true, begun + SERVICE_WITHIN).await;
+                CloudNews::Answered { step, outcome: done }
+            }
+            CloudAct::LeaveAggregate { step, host, aggregate } => {
+                let done = self.change_aggregate(&host, &aggregate, false, begun + SERVICE_WITHIN).await;
+                CloudNews::Answered { step, outcome: done }
+            }
             CloudAct::Evacuate { step, instance, source, target, deadline, abandoned } => {
                 let done = self.evacuate(&instance, &source, target.as_ref(), &abandoned, begun + deadline).await;
                 CloudNews::Answered { step, outcome: done }
@@ -110,6 +121,45 @@ impl Shared {
             return Outcome::Done { detail: "not disabled by us, or not any more: left as it is".to_owned() };
         }
         outcome(self.nova.enable(&service.id.unwrap_or_default(), until).await, service_text)
+    }
+
+    /// Whoever disabled it for another reason meanwhile did not mean a reserve.
+    async fn take_reserve(&self, host: &HostId, reason: &str, until: Instant) -> Outcome {
+        let service = match self.read_service(host, until).await {
+            Ok(service) => service,
+            Err(no) => return no,
+        };
+        if service.status == medevac_openstack::ServiceStatus::Enabled {
+            return Outcome::Done { detail: "it was enabled already".to_owned() };
+        }
+        let now = service.disabled_reason.unwrap_or_default();
+        if now != reason {
+            return refused("other-reason", format!("it is disabled for another reason now: {now}"));
+        }
+        outcome(self.nova.enable(&service.id.unwrap_or_default(), until).await, service_text)
+    }
+
+    /// As wanted already is done, too: the answer to an earlier request may have been lost.
+    async fn change_aggregate(&self, host: &HostId, aggregate: &str, join: bool, until: Instant) -> Outcome {
+        let name = self.names.nova(host);
+        let all = match self.nova.aggregates(until).await {
+            Answer::Done(all) => all,
+            other => return outcome(other, |_| String::new()),
+        };
+        let Some(found) = all.into_iter().find(|one| one.name == aggregate) else {
+            return match join {
+                true => refused("unknown-aggregate", format!("Nova has no aggregate {aggregate}")),
+                false => Outcome::Done { detail: "there is no such aggregate any more".to_owned() },
+            };
+        };
+        if found.hosts.iter().any(|known| known == name) == join {
+            return Outcome::Done { detail: "as it was already".to_owned() };
+        }
+        let changed = match join {
+            true => self.nova.add_host_to_aggregate(found.id, name, until).await,
+            false => self.nova.remove_host_from_aggregate(found.id, name, until).await,
+        };
+        outcome(changed, |_| String::new())
     }
 
     /// Nova takes a second evacuation of a server and breaks it, so everything

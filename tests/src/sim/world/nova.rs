@@ -3,7 +3,9 @@
 //! may be late, lost, or an error.
 
 use super::*;
-use medevac_triage::{CloudAct, CloudNews, ComputeService, Course, Marks, Mould, Move, Server};
+use medevac_triage::{
+    Aggregate, CloudAct, CloudNews, ComputeService, Course, Marks, Mould, Move, RecoveryMethod, Server,
+};
 use std::sync::Arc;
 
 /// nova-compute reports so often, and is believed up for so long.
@@ -17,6 +19,8 @@ const QUEUED_FOR: u64 = 45_000;
 const NOBODY: u64 = u64::MAX;
 /// A host that has been up for this long, and in reach, has told of its new boot.
 const SPEAKS_WITHIN: u64 = 20_000;
+/// Why its administrators have disabled a reserved host.
+const RESERVED: &str = "reserve";
 
 #[derive(Debug, Default)]
 pub(super) struct Nova {
@@ -34,6 +38,15 @@ pub(super) struct Nova {
     requests: u32,
     /// Evacuations of these servers find no valid host, so often.
     fails: BTreeMap<usize, u32>,
+    aggregates: Vec<Aggregate>,
+}
+
+impl Nova {
+    /// As Nova has it: of the one aggregate of a host that makes a zone, or else its own word for the rest.
+    fn zone_of(&self, host: usize) -> String {
+        let of = self.aggregates.iter().find(|one| !one.zone.is_empty() && one.hosts.contains(&id(host)));
+        of.map_or_else(|| "nova".to_owned(), |one| one.zone.clone())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +102,7 @@ fn number(name: &str, prefix: &str) -> usize {
 
 impl World {
     /// The site is Nova's from now on: servers where they run, nothing starts by itself.
-    pub(super) fn found_nova(&mut self, marks: &BTreeMap<usize, Marks>) {
+    pub(super) fn found_nova(&mut self, marks: &BTreeMap<usize, Marks>, aggregates: Vec<Aggregate>) {
         let guests = self.guests.len();
         let flavors: Vec<Arc<Mould>> = (0..guests).map(|guest| self.flavor(guest, marks)).collect();
         let on = |guest| (0..self.hosts.len()).find(|host| self.hosts[*host].guests.contains_key(&guest)).unwrap_or(0);
@@ -101,8 +114,9 @@ impl World {
                 ..Placed::default()
             })
             .collect();
-        let services = self.hosts.iter().map(|_| Service::default()).collect();
-        self.nova = Some(Nova { services, servers, ..Nova::default() });
+        let mut services: Vec<Service> = self.hosts.iter().map(|_| Service::default()).collect();
+        self.reserved.iter().for_each(|host| services[*host].disabled = RESERVED.to_owned());
+        self.nova = Some(Nova { services, servers, aggregates, ..Nova::default() });
         self.hosts.iter_mut().for_each(|host| host.autostart.clear());
         self.at(1, Event::NovaReports);
     }
@@ -190,6 +204,10 @@ impl World {
             self.tell(start, Observation::CloudSpoke(CloudNews::Trouble(String::new())));
             let roster = (0..self.guests.len()).map(|guest| self.server(guest)).collect();
             self.tell(start, Observation::CloudSpoke(CloudNews::Roster(roster)));
+            let aggregates = self.nova.as_ref().map(|nova| nova.aggregates.clone()).unwrap_or_default();
+            if !aggregates.is_empty() || !self.reserved.is_empty() {
+                self.tell(start, Observation::CloudSpoke(CloudNews::Aggregates(aggregates)));
+            }
         }
         self.tell(start, Observation::CloudSpoke(news));
     }
@@ -198,7 +216,7 @@ impl World {
         let nova = self.nova.as_ref().filter(|nova| nova.down_until <= self.now)?;
         let shown = |(host, service): (usize, &Service)| ComputeService {
             host: id(host),
-            zone: "nova".to_owned(),
+            zone: nova.zone_of(host),
             up: self.believed_up(host),
             enabled: service.disabled.is_empty(),
             disabled_reason: service.disabled.clone(),
@@ -276,7 +294,10 @@ impl World {
                 })
             }
             CloudAct::Disable { step, host, reason } => self.service_act(step, &host, down, |_, service| {
-                service.disabled = reason;
+                // Another's reason stays, as with the real adapter.
+                if service.disabled.is_empty() {
+                    service.disabled = reason;
+                }
                 Ok(())
             }),
             CloudAct::Enable { step, host, reason } => self.service_act(step, &host, down, |_, service| {
@@ -285,6 +306,19 @@ impl World {
                 }
                 Ok(())
             }),
+            CloudAct::TakeReserve { step, host, reason } => self.service_act(step, &host, down, |_, service| {
+                if !service.disabled.is_empty() && service.disabled != reason {
+                    return Err("other-reason");
+                }
+                service.disabled.clear();
+                Ok(())
+            }),
+            CloudAct::JoinAggregate { step, host, aggregate } => {
+                self.change_aggregate(step, &host, &aggregate, true, down)
+            }
+            CloudAct::LeaveAggregate { step, host, aggregate } => {
+                self.change_aggregate(step, &host, &aggregate, false, down)
+            }
             CloudAct::Unforce { step, host } => self.service_act(step, &host, down, |clear, service| {
                 if clear {
                     service.forced_down = false;
@@ -306,6 +340,7 @@ impl World {
             CloudAct::Evacuate { step, instance, source, target, .. } => {
                 let guest = number(instance.as_str(), "guest-");
                 self.check_policy(guest, number(source.as_str(), "hv") - 1);
+                self.check_method(step, guest, target.as_ref());
                 let outcome = match down {
                     true => Outcome::Unknown { detail: error },
                     false => self.evacuate(guest, number(source.as_str(), "hv") - 1, target),
@@ -375,6 +410,41 @@ impl World {
             }
         };
         CloudNews::Answered { step, outcome: self.perhaps_lost(outcome) }
+    }
+
+    fn change_aggregate(&mut self, step: StepId, host: &HostId, aggregate: &str, join: bool, down: bool) -> CloudNews {
+        let outcome = match self.nova.as_mut().filter(|_| !down) {
+            None => Outcome::Unknown { detail: "simulated: 503".to_owned() },
+            Some(nova) => {
+                for one in nova.aggregates.iter_mut().filter(|one| one.name == aggregate) {
+                    let _ = if join { one.hosts.insert(host.clone()) } else { one.hosts.remove(host) };
+                }
+                Outcome::Done { detail: String::new() }
+            }
+        };
+        CloudNews::Answered { step, outcome: self.perhaps_lost(outcome) }
+    }
+
+    /// A segment's method is kept, and nobody's reserved host is used by another.
+    fn check_method(&mut self, step: StepId, guest: usize, target: Option<&HostId>) {
+        let only_reserved = self.settings.recovery_method.values().any(|of| *of == RecoveryMethod::ReservedHost);
+        let named = target.is_some_and(|host| self.reserved.contains(&(number(host.as_str(), "hv") - 1)));
+        if only_reserved && !named {
+            self.violate(format!("vm{} was not sent to a reserved host", guest + 1));
+        }
+        let key = target.map(|host| format!("host/{host}")).unwrap_or_default();
+        let taken = match self.shared.lock().records.get(&key) {
+            Some(Record::Host(record)) => record.taken.as_ref().map(|taken| taken.by),
+            _ => None,
+        };
+        if let Some(by) = taken.filter(|by| *by != step.incident) {
+            self.violate(format!("vm{} was sent to a reserved host that {by} has taken", guest + 1));
+        }
+    }
+
+    fn is_taken(&self, host: usize) -> bool {
+        let records = &self.shared.lock().records;
+        matches!(records.get(&format!("host/{}", id(host))), Some(Record::Host(of)) if of.taken.is_some())
     }
 
     fn servers_on(&self, host: usize) -> Vec<Server> {
@@ -582,6 +652,20 @@ impl World {
     pub(super) fn nova_misses(&self) -> Option<String> {
         let nova = self.nova.as_ref()?;
         for (host, service) in nova.services.iter().enumerate() {
+            let used = nova.servers.iter().any(|placed| placed.host == host);
+            let joined = nova.aggregates.iter().any(|one| one.hosts.contains(&id(host)));
+            let came = |of: &Migration| matches!(of.stage, Stage::Done(to) | Stage::Completed(to) if to == host);
+            if self.reserved.contains(&host) && !service.forced_down {
+                if self.is_taken(host) {
+                    return Some(format!("hv{} is still taken from the reserve", host + 1));
+                }
+                if !used && !nova.moves.iter().any(came) && (service.disabled != RESERVED || joined) {
+                    return Some(format!("hv{} was not used and is not back in the reserve", host + 1));
+                }
+                if service.disabled == RESERVED {
+                    continue;
+                }
+            }
             if service.forced_down || !service.disabled.is_empty() {
                 return Some(format!("hv{} is still forced down or disabled", host + 1));
             }
