@@ -42,6 +42,8 @@ pub(crate) struct Work {
     /// Doubts as last told, so that each is told once.
     pub told: String,
     pub tiers: Tiers,
+    /// Nova was asked for what is read before the first evacuations.
+    pub read_ahead: bool,
 }
 
 impl Work {
@@ -57,6 +59,7 @@ impl Work {
             fresh_from: now,
             told: String::new(),
             tiers: Tiers::default(),
+            read_ahead: false,
         }
     }
 
@@ -87,24 +90,10 @@ impl Triage {
         let id = IncidentId(site.next_incident);
         self.durable.site.put(SiteRecord { ..site });
         let segment = opening.host.as_ref().and_then(|host| self.host(host)).map(|record| record.segment.clone());
-        self.durable.incidents.put(IncidentRecord {
-            id,
-            kind: opening.kind,
-            host: opening.host,
-            boot: opening.boot,
-            instance: opening.instance,
-            segment: segment.unwrap_or_else(|| DEFAULT_SEGMENT.into()),
-            phase,
-            opened: self.now.wall,
-            closed: None,
-            next_step: 0,
-            retried_from: 0,
-            fence_passes: 0,
-            approved: None,
-            shot: false,
-            dropped: 0,
-            timeline: Vec::new(),
-        });
+        let segment = segment.unwrap_or_else(|| DEFAULT_SEGMENT.into());
+        let incident = IncidentRecord::opened(id, opening.kind, segment, phase, self.now.wall);
+        let Opening { host, boot, instance, .. } = opening;
+        self.durable.incidents.put(IncidentRecord { host, boot, instance, ..incident });
         self.work.insert(id, Work::new(self.now.at));
         id
     }

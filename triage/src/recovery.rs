@@ -58,13 +58,12 @@ impl Triage {
     pub(crate) fn review_recovery(&mut self, id: IncidentId) {
         let Some(incident) = self.incident(id).cloned() else { return };
         let Some(host) = incident.host.clone() else { return };
-        self.hasten(&incident, &host);
+        if self.in_openstack() {
+            return self.review_evacuations(&incident, &host);
+        }
         let from = self.work(id).fresh_from;
         if !self.fresh_inventories(from) {
             return;
-        }
-        if self.in_openstack() {
-            return self.review_evacuations(id, &host);
         }
         let mut affected = self.lost_with(&incident, &host);
         self.take_turns(id, &mut affected);

@@ -21,24 +21,8 @@ fn segment(name: &str, mode: Mode, shot: &[&str]) -> Record {
 }
 
 fn incident(host: &str, phase: Phase) -> IncidentRecord {
-    IncidentRecord {
-        id: IncidentId(1),
-        kind: IncidentKind::HostSilent,
-        host: Some(host.into()),
-        boot: None,
-        instance: None,
-        segment: "default".into(),
-        phase,
-        opened: Wall::default(),
-        closed: None,
-        next_step: 0,
-        retried_from: 0,
-        fence_passes: 0,
-        approved: None,
-        shot: false,
-        dropped: 0,
-        timeline: Vec::new(),
-    }
+    let opened = IncidentRecord::opened(IncidentId(1), IncidentKind::HostSilent, "default".into(), phase, Wall::default());
+    IncidentRecord { host: Some(host.into()), ..opened }
 }
 
 struct Site(Triage);

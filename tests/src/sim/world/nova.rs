@@ -279,6 +279,8 @@ impl World {
                 let server = if down { Err(error) } else { Ok(self.server_unless_deleted(guest)) };
                 CloudNews::Found { instance, ask, server }
             }
+            // What is read directly before an evacuation is read as of then.
+            CloudAct::ReadAhead { .. } => return,
             CloudAct::Follow { source, ask, moves } => {
                 let course = |of: &Move| match down {
                     true => (of.step, Course::Unknown { detail: error.clone() }),
