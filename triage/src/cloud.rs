@@ -10,6 +10,7 @@ use crate::Triage;
 use crate::command::Command;
 use crate::id::{BootId, HostId, IncidentId, InstanceId, StepId};
 use crate::observation::Outcome;
+use crate::record::{StepKind, StepRecord};
 use crate::time::Moment;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -558,11 +559,7 @@ impl Triage {
     }
 
     /// A step of this kind in this incident, the newest.
-    pub(crate) fn newest_step(
-        &self,
-        incident: IncidentId,
-        is: impl Fn(&crate::StepKind) -> bool,
-    ) -> Option<crate::StepRecord> {
+    pub(crate) fn newest_step(&self, incident: IncidentId, is: impl Fn(&StepKind) -> bool) -> Option<StepRecord> {
         self.durable.steps_of(incident).into_iter().rev().find(|step| is(&step.what))
     }
 }

@@ -99,7 +99,9 @@ impl Triage {
             return;
         }
         match self.sight.service_since.get(&host) {
-            Some((true, since)) if self.now.at.since(*since) >= WELL_FOR => self.service_is_well(id, &host, &record.service),
+            Some((true, since)) if self.now.at.since(*since) >= WELL_FOR => {
+                self.service_is_well(id, &host, &record.service)
+            }
             Some((true, _)) => {}
             _ => self.take_out_of_scheduling(incident, &host),
         }

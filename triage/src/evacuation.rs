@@ -14,16 +14,15 @@
 //! until Nova shows what became of it, or shows for long that it never came.
 
 use crate::Triage;
-use crate::cloud::{CloudAct, ComputeService, Course, Move, Server, ServiceHold, WINDOW_FIRST, WINDOW_MAX};
+use crate::cloud::{CloudAct, Server, WINDOW_FIRST};
 use crate::id::{HostId, IncidentId, InstanceId, StepId};
-use crate::observation::{Outcome, RunState, StopReason};
 use crate::record::{Home, HomeWhy, IncidentRecord, InstanceRecord, OutcomeState, StepKind, StepRecord, StepState};
 use crate::servers::{Fate, fate};
+use crate::service::TRY_AGAIN;
 use crate::standing::Standing;
 use crate::target::Bound;
-use crate::time::millis;
+use crate::time::{Moment, millis};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 /// The reason of a step that certainly changed nothing.
 pub(crate) const NOT_SENT: &str = "it never left";
@@ -390,5 +389,4 @@ impl Triage {
         self.follow_moves(incident.id, host);
         self.conclude(incident.id, host);
     }
-
 }

@@ -11,10 +11,10 @@
 
 use crate::Triage;
 use crate::cloud::{CloudAct, ServiceHold};
-use crate::service::TRY_AGAIN;
 use crate::id::{HostId, IncidentId, InstanceId, SegmentId};
 use crate::record::{HostRecord, IncidentRecord, InstanceRecord, StepKind, StepState};
 use crate::segments::DEFAULT_SEGMENT;
+use crate::service::TRY_AGAIN;
 use serde::{Deserialize, Serialize};
 
 /// How the servers of a dead host find a new one.

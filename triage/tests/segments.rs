@@ -21,7 +21,8 @@ fn segment(name: &str, mode: Mode, shot: &[&str]) -> Record {
 }
 
 fn incident(host: &str, phase: Phase) -> IncidentRecord {
-    let opened = IncidentRecord::opened(IncidentId(1), IncidentKind::HostSilent, "default".into(), phase, Wall::default());
+    let opened =
+        IncidentRecord::opened(IncidentId(1), IncidentKind::HostSilent, "default".into(), phase, Wall::default());
     IncidentRecord { host: Some(host.into()), ..opened }
 }
 

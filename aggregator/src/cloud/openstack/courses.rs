@@ -122,8 +122,7 @@ impl Shared {
             Err(course) => return course,
         };
         let words = action.events.iter().rev().find(|event| event.result.as_deref() == Some(ERROR));
-        let said =
-            words.map(|event| format!("{}: {}", event.event, event.details.as_deref().unwrap_or("no details")));
+        let said = words.map(|event| format!("{}: {}", event.event, event.details.as_deref().unwrap_or("no details")));
         match action.action.message.as_deref() == Some(ERROR) || said.is_some() {
             true => Course::Failed { request, why: said.unwrap_or_else(|| "Nova gave it up".to_owned()) },
             // The record is of an earlier try, or of somebody else's.
