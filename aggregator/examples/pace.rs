@@ -60,7 +60,9 @@ async fn main() {
     let world = Arc::new(Mutex::new(World::default()));
     let mut lives = Vec::new();
     for host in HOSTS {
-        lives.push(FakeHost::join(dir.path(), host, &running, &world, false).await.live());
+        // One guest that Nova does not know: a host whose agent shows none is nobody's home.
+        let runs = host == HOSTS[0];
+        lives.push(FakeHost::join(dir.path(), host, &running, &world, runs).await.live());
     }
     tokio::time::sleep(Duration::from_secs(8)).await;
     world.lock().unwrap().dead.push("hv1".into());
@@ -76,8 +78,8 @@ async fn main() {
             if rows.iter().filter(|row| row["outcome"] == "recovered").count() == SERVERS {
                 break shown;
             }
-            assert!(Instant::now() < until, "{:#}", shown["timeline"]);
         }
+        assert!(Instant::now() < until, "no incident, or not all of them came back");
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let all_back = wall_ms();
