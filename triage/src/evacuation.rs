@@ -18,6 +18,7 @@ use crate::cloud::{CloudAct, ComputeService, Course, Move, Server, ServiceHold, 
 use crate::id::{HostId, IncidentId, InstanceId, StepId};
 use crate::observation::{Outcome, RunState, StopReason};
 use crate::record::{Home, HomeWhy, IncidentRecord, InstanceRecord, OutcomeState, StepKind, StepRecord, StepState};
+use crate::recovery::DELETED;
 use crate::servers::{Fate, fate};
 use crate::standing::Standing;
 use crate::target::Bound;
@@ -299,8 +300,8 @@ impl Triage {
         match self.found(&record.id, from) {
             None => text("Nova's list does not name it, and Nova is asked about it".to_owned()),
             Some(Ok(None)) => {
-                let gone = "Nova does not know it: its owner has deleted it";
-                Next::Outcome(OutcomeState::Skipped, None, gone.to_owned())
+                self.was_deleted(&record.id);
+                Next::Outcome(OutcomeState::Skipped, None, DELETED.to_owned())
             }
             Some(Ok(Some(server))) if server.host == *source => {
                 self.list_again(id);
@@ -314,6 +315,13 @@ impl Triage {
                 self.list_again(id);
                 text(why)
             }
+        }
+    }
+
+    /// What is left of it on its host is nobody's to start, once that is back.
+    pub(crate) fn was_deleted(&mut self, instance: &InstanceId) {
+        if let Some(record) = self.durable.instances.edit(instance) {
+            record.wanted = false;
         }
     }
 
@@ -590,6 +598,7 @@ impl Triage {
             Course::Deleted => {
                 self.settle_step(id, StepState::Done { detail: "its owner deleted it meanwhile".to_owned() });
                 self.end_move(instance);
+                self.was_deleted(instance);
                 if let Some(record) = self.durable.instances.get(instance).cloned() {
                     let text = "its owner deleted it during its evacuation";
                     self.tell_outcome(id.incident, &record, OutcomeState::Skipped, None, text);
