@@ -52,8 +52,9 @@ pub(super) async fn watch_aggregates(shared: Arc<Shared>) {
         let begun = Instant::now();
         let pause = match shared.nova.aggregates(begun + WITHIN).await.result() {
             Ok(aggregates) => {
-                let aggregates = aggregates.into_iter().map(|aggregate| grouped(&shared, aggregate));
-                let aggregates = aggregates.collect();
+                let mut aggregates: Vec<Aggregate> =
+                    aggregates.into_iter().map(|aggregate| grouped(&shared, aggregate)).collect();
+                aggregates.sort_by(|a, b| a.name.cmp(&b.name));
                 shared.tell(CloudNews::Aggregates(aggregates)).await;
                 AGGREGATES_EVERY
             }
