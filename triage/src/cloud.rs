@@ -287,6 +287,8 @@ pub(crate) struct Sight {
     pub aggregates_told: bool,
     /// All servers as last told: by the roster, or by a list or an answer about one that came later.
     pub roster: BTreeMap<InstanceId, Server>,
+    /// Nova has told of all servers since our start.
+    pub roster_told: bool,
     pub trouble: Option<String>,
     pub listings: BTreeMap<HostId, Listing>,
     pub found: BTreeMap<InstanceId, Finding>,
@@ -358,7 +360,9 @@ impl Triage {
     pub(crate) fn take_cloud_news(&mut self, news: CloudNews) {
         match news {
             CloudNews::Services(services) => self.take_services(services),
-            CloudNews::Aggregates(aggregates) => {
+            CloudNews::Aggregates(mut aggregates) => {
+                // Of several that a host is in the first by name counts, in whatever order they are told.
+                aggregates.sort_by(|a, b| a.name.cmp(&b.name));
                 self.care_is_stale |= self.sight.aggregates != aggregates;
                 self.segments_are_stale = true;
                 self.sight.aggregates_told = true;

@@ -17,6 +17,7 @@ use crate::Triage;
 use crate::cloud::{CloudAct, Server, WINDOW_FIRST};
 use crate::id::{HostId, IncidentId, InstanceId, StepId};
 use crate::record::{Home, HomeWhy, IncidentRecord, InstanceRecord, OutcomeState, StepKind, StepRecord, StepState};
+use crate::recovery::DELETED;
 use crate::servers::{Fate, fate};
 use crate::service::TRY_AGAIN;
 use crate::standing::Standing;
@@ -247,8 +248,8 @@ impl Triage {
         match self.found(&record.id, from) {
             None => text("Nova's list does not name it, and Nova is asked about it".to_owned()),
             Some(Ok(None)) => {
-                let gone = "Nova does not know it: its owner has deleted it";
-                Next::Outcome(OutcomeState::Skipped, None, gone.to_owned())
+                self.was_deleted(&record.id);
+                Next::Outcome(OutcomeState::Skipped, None, DELETED.to_owned())
             }
             Some(Ok(Some(server))) if server.host == *source => {
                 self.list_again(id);
@@ -262,6 +263,13 @@ impl Triage {
                 self.list_again(id);
                 text(why)
             }
+        }
+    }
+
+    /// What is left of it on its host is nobody's to start, once that is back.
+    pub(crate) fn was_deleted(&mut self, instance: &InstanceId) {
+        if let Some(record) = self.durable.instances.edit(instance) {
+            record.wanted = false;
         }
     }
 

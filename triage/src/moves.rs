@@ -123,6 +123,7 @@ impl Triage {
             Course::Deleted => {
                 self.settle_step(id, StepState::Done { detail: "its owner deleted it meanwhile".to_owned() });
                 self.end_move(instance);
+                self.was_deleted(instance);
                 if let Some(record) = self.durable.instances.get(instance).cloned() {
                     let text = "its owner deleted it during its evacuation";
                     self.tell_outcome(id.incident, &record, OutcomeState::Skipped, None, text);

@@ -28,6 +28,8 @@ const GATHER_LASTS: Duration = Duration::from_secs(5);
 const START_SETTLES: Duration = Duration::from_secs(10);
 /// An unsettled start is asked about again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// As a cloud's adapter calls a server that Nova does not know.
+const NOT_FOUND: &str = "not-found";
 
 /// A fresh inventory from every connected agent.
 #[derive(Debug)]
@@ -38,11 +40,21 @@ pub(crate) struct Gather {
     pub answered: BTreeSet<HostId>,
 }
 
+/// Why a server is left that neither a list nor a question about it finds.
+pub(crate) const DELETED: &str = "Nova does not know it: its owner has deleted it";
+
 /// What is to become of one instance now.
 enum Next {
     Outcome(OutcomeState, Option<HostId>, String),
-    Start { target: HostId, why: String },
-    DestroyIncoming { host: HostId },
+    Start {
+        target: HostId,
+        why: String,
+    },
+    DestroyIncoming {
+        host: HostId,
+    },
+    /// Nobody knows it any more.
+    Deleted,
 }
 
 impl Triage {
@@ -158,6 +170,10 @@ impl Triage {
                 Next::Outcome(state, host, text) => self.tell_outcome(id, &record, state, host, &text),
                 Next::Start { target, why } => self.order_start(id, record, &target, &why),
                 Next::DestroyIncoming { host } => self.order_destroy_incoming(id, &record, &host),
+                Next::Deleted => {
+                    self.was_deleted(instance);
+                    self.tell_outcome(id, &record, OutcomeState::Skipped, None, DELETED);
+                }
             },
         }
     }
@@ -193,8 +209,9 @@ impl Triage {
         if !record.wanted {
             return skip("it was not to run: stopped, saved or paused by its user");
         }
-        if !self.is_protected(record) {
-            return skip("it is not protected");
+        let protection = self.protection(record);
+        if !protection.value {
+            return skip(&format!("it is not protected: {}", protection.rule));
         }
         if record.vanished && record.defined_on.is_empty() {
             return skip("it vanished from its host, and nobody has it defined: it was removed, or is out of sight");
@@ -250,6 +267,10 @@ impl Triage {
                     return Err(why);
                 }
                 (home.clone(), format!("at home on {home}"))
+            }
+            // A server that a login may not see is not found either: no list of all may name it.
+            _ if refused.is_some_and(|why| why.contains(NOT_FOUND)) && self.is_listed_nowhere(record) => {
+                return Ok(Next::Deleted);
             }
             _ if self.in_openstack() => {
                 return Err(format!(

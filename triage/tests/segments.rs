@@ -133,9 +133,9 @@ fn an_aggregate_that_is_marked_or_named_makes_a_segment_and_the_hand_beats_the_r
     };
     let all = ["hv1", "hv2", "hv3", "hv4"];
     let aggregates = vec![
+        aggregate("named", &["hv1", "hv2"], "no"),
         aggregate("all", &all, "no"),
         aggregate("marked", &["hv1", "hv4"], "yes"),
-        aggregate("named", &["hv1", "hv2"], "no"),
     ];
     site.seen(Observation::CloudSpoke(CloudNews::Aggregates(aggregates)));
     assert_eq!(["hv1", "hv2", "hv3", "hv4"].map(|host| site.of(host)), ["marked", "named", "default", "edge"]);
