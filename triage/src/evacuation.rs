@@ -15,14 +15,14 @@
 
 use crate::Triage;
 use crate::cloud::{CloudAct, Server, WINDOW_FIRST};
-use crate::id::{HostId, IncidentId, InstanceId, StepId};
-use crate::record::{Home, HomeWhy, IncidentRecord, InstanceRecord, OutcomeState, StepKind, StepRecord, StepState};
+use crate::id::{HostId, IncidentId, InstanceId};
+use crate::record::{Home, HomeWhy, IncidentRecord, InstanceRecord, OutcomeState, StepKind};
 use crate::recovery::DELETED;
 use crate::servers::{Fate, fate};
 use crate::service::TRY_AGAIN;
 use crate::standing::Standing;
 use crate::target::Bound;
-use crate::time::{Moment, millis};
+use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The reason of a step that certainly changed nothing.
@@ -347,23 +347,12 @@ impl Triage {
         why: &str,
     ) {
         let deadline = self.settings.cloud_deadline;
-        let Some(incident) = self.durable.incidents.edit(&id) else { return };
-        let step = StepId { incident: id, step: incident.next_step };
-        incident.next_step += 1;
         let instance = record.id.clone();
         let lost = anew.as_ref().map(|disk| format!("; its disk is made anew: {disk}")).unwrap_or_default();
         let (of, to) = (instance.clone(), target.clone());
         let what = StepKind::Evacuate { instance: of, source: source.clone(), target: to, anew };
-        let precondition = "its host is proven dead and forced down; no home is left; fresh inventories".to_owned();
-        let deadline_ms = millis(deadline);
-        self.durable.steps.put(StepRecord {
-            id: step,
-            what,
-            state: StepState::Ordered,
-            deadline_ms,
-            precondition,
-            handle: String::new(),
-        });
+        let precondition = "its host is proven dead and forced down; no home is left; fresh inventories";
+        let Some(step) = self.order_step(id, what, deadline, precondition) else { return };
         record.homes.retain(|host, home| !self.is_dead(host, &home.boot));
         record.moving = Some(step);
         if let Some((host, boot)) =

@@ -2,12 +2,16 @@
 //! [`Work`] is what a restart may forget.
 
 use crate::Triage;
-use crate::id::{BootId, HostId, IncidentId, InstanceId};
-use crate::record::{Entry, IncidentKind, IncidentRecord, OutcomeRecord, OutcomeState, Phase, SiteRecord};
+use crate::id::{BootId, HostId, IncidentId, InstanceId, StepId};
+use crate::record::{
+    Entry, IncidentKind, IncidentRecord, OutcomeRecord, OutcomeState, Phase, SiteRecord, StepKind, StepRecord,
+    StepState,
+};
 use crate::segments::DEFAULT_SEGMENT;
 use crate::time::{Moment, millis};
 use crate::turns::Tiers;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Lines kept in a timeline: with the next limit, well below a record's size.
 const TIMELINE_MAX: usize = 120;
@@ -105,6 +109,28 @@ impl Triage {
 
     pub(crate) fn incident(&self, id: IncidentId) -> Option<&IncidentRecord> {
         self.durable.incidents.get(&id)
+    }
+
+    /// One more step of an incident, ordered: durable before anything leaves the process.
+    pub(crate) fn order_step(
+        &mut self,
+        id: IncidentId,
+        what: StepKind,
+        deadline: Duration,
+        precondition: &str,
+    ) -> Option<StepId> {
+        let incident = self.durable.incidents.edit(&id)?;
+        let step = StepId { incident: id, step: incident.next_step };
+        incident.next_step += 1;
+        self.durable.steps.put(StepRecord {
+            id: step,
+            what,
+            state: StepState::Ordered,
+            deadline_ms: millis(deadline),
+            precondition: precondition.to_owned(),
+            handle: String::new(),
+        });
+        Some(step)
     }
 
     /// One more line of an incident's timeline.

@@ -17,7 +17,7 @@ use crate::record::{
     Home, HomeWhy, IncidentKind, IncidentRecord, InstanceRecord, Mode, OutcomeState, Phase, StepKind, StepRecord,
     StepState,
 };
-use crate::time::{Moment, millis};
+use crate::time::Moment;
 use crate::watch::Round;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -330,20 +330,9 @@ impl Triage {
 
     fn order_start(&mut self, id: IncidentId, mut record: InstanceRecord, target: &HostId, why: &str) {
         let Some((boot, define)) = self.target_boot(&record, target) else { return };
-        let deadline_ms = millis(self.settings.start_deadline);
-        let Some(incident) = self.durable.incidents.edit(&id) else { return };
-        let step = StepId { incident: id, step: incident.next_step };
-        incident.next_step += 1;
         let what = StepKind::Start { instance: record.id.clone(), target: target.clone(), boot: boot.clone(), define };
-        let precondition = "no home but the target is left; fresh inventories of every connected agent".to_owned();
-        self.durable.steps.put(StepRecord {
-            id: step,
-            what,
-            state: StepState::Ordered,
-            deadline_ms,
-            precondition,
-            handle: String::new(),
-        });
+        let precondition = "no home but the target is left; fresh inventories of every connected agent";
+        let Some(step) = self.order_step(id, what, self.settings.start_deadline, precondition) else { return };
         record.homes.retain(|host, home| host == target || !self.is_dead(host, &home.boot));
         record.homes.insert(target.clone(), Home { boot, why: HomeWhy::Ordered(step), incoming: false });
         record.moved_to = (record.last_host != *target).then(|| target.clone());
@@ -539,20 +528,9 @@ impl Triage {
         work.retry_at = Some(now.plus(ASK_AGAIN));
         work.fresh_from = now;
         let Some(boot) = self.host(host).and_then(|h| h.boots.last()).cloned() else { return };
-        let deadline_ms = millis(self.settings.start_deadline);
-        let Some(incident) = self.durable.incidents.edit(&id) else { return };
-        let step = StepId { incident: id, step: incident.next_step };
-        incident.next_step += 1;
         let what = StepKind::DestroyIncoming { instance: instance.clone(), host: host.clone(), boot: boot.clone() };
-        let precondition = "its source is proven dead, and the copy has never run".to_owned();
-        self.durable.steps.put(StepRecord {
-            id: step,
-            what,
-            state: StepState::Ordered,
-            deadline_ms,
-            precondition,
-            handle: String::new(),
-        });
+        let precondition = "its source is proven dead, and the copy has never run";
+        let Some(step) = self.order_step(id, what, self.settings.start_deadline, precondition) else { return };
         let text = format!("an incoming copy on {host} that never ran is destroyed first");
         self.tell_outcome(id, record, OutcomeState::Planned, None, &text);
         self.send_order(step, host, boot, Order::DestroyIncoming { instance });

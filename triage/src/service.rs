@@ -65,10 +65,6 @@ impl Triage {
             }
             return step.state;
         }
-        let deadline_ms = millis(self.settings.cloud_deadline);
-        let Some(incident) = self.durable.incidents.edit(&id) else { return StepState::Ordered };
-        let step = StepId { incident: id, step: incident.next_step };
-        incident.next_step += 1;
         let host = what.host().cloned();
         let (forces, disables) = match &what {
             StepKind::ForceDown { .. } => (true, None),
@@ -83,16 +79,9 @@ impl Triage {
             }
         }
         self.log(id, "cloud", what.to_string());
-        let precondition = precondition.to_owned();
-        self.durable.steps.put(StepRecord {
-            id: step,
-            what,
-            state: StepState::Ordered,
-            deadline_ms,
-            precondition,
-            handle: String::new(),
-        });
-        self.step_until.insert(step, now.plus(self.settings.cloud_deadline));
+        let deadline = self.settings.cloud_deadline;
+        let Some(step) = self.order_step(id, what, deadline, precondition) else { return StepState::Ordered };
+        self.step_until.insert(step, now.plus(deadline));
         self.act(act(step));
         StepState::Ordered
     }
