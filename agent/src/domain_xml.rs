@@ -267,6 +267,16 @@ mod tests {
     }
 
     #[test]
+    fn the_folders_of_nova_are_one_place() {
+        let one = "00000000-0000-0000-0000-000000000001";
+        assert_eq!(place_of(&format!("/var/lib/nova/instances/{one}")), "/var/lib/nova/instances");
+        assert_eq!(place_of(&format!("/data/{one}/{one}")), "/data");
+        let alone =
+            ["/var/lib/nova/instances/_base", "/mnt/0123456789abcdef0123456789abcdef", &format!("/{one}"), "/", ""];
+        assert!(alone.iter().all(|directory| place_of(directory) == *directory));
+    }
+
+    #[test]
     fn what_binds_a_guest_to_its_host_is_named_once() {
         let d = parse(
             "<devices><hostdev/><hostdev/><filesystem/><disk type='volume'><source pool='p' volume='v'/></disk></devices>",

@@ -327,8 +327,7 @@ mod tests {
     async fn storage_that_stops_answering_keeps_its_marker_but_is_not_readable() {
         let (done, _rx) = mpsc::channel(1);
         let mut reader = Reader { done, began: BTreeMap::new(), found: Found::default(), sent: None };
-        let reading =
-            |marker| Reading { place: "/d".into(), markers: [("/d".into(), marker)].into(), backing: vec![] };
+        let reading = |marker| Reading { place: "/d".into(), markers: [("/d".into(), marker)].into(), backing: vec![] };
         reader.take(reading(Ok(Some("m".into()))));
         assert!(reader.has_news() && !reader.has_news());
         reader.take(reading(Err(io::Error::other("stale"))));
@@ -336,6 +335,16 @@ mod tests {
         assert_eq!(reader.found.storage["/d"], kept);
         reader.take(reading(Ok(None)));
         assert_eq!(reader.found.storage["/d"], Marked::default());
+    }
+
+    #[tokio::test]
+    async fn where_this_hosts_own_guests_lie_is_read_before_what_others_ask_for() {
+        let (done, _rx) = mpsc::channel(PLACES_MAX);
+        let mut reader = Reader { done, began: BTreeMap::new(), found: Found::default(), sent: None };
+        let directories = (0..2 * PLACES_MAX).map(|n| format!("/missing/{n}")).collect();
+        let own = "/missing/own".to_owned();
+        reader.begin(&Wanted { files: [(format!("{own}/disk"), true)].into(), directories });
+        assert!(reader.began.len() == PLACES_MAX && reader.began.contains_key(&own));
     }
 
     #[tokio::test]

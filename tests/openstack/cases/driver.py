@@ -7,6 +7,7 @@ own, the root a qcow2 image over one that all share.
 from medevac_cloud import CloudLab
 from medevac_lab import wait_until
 from medevac_lab.registry import case
+from medevac_lab.storage import instances
 
 from .cloud import has_data, lay_data
 from .rescue import hold, recovered, watched
@@ -25,6 +26,8 @@ def servers_of_novas_own_driver_are_active_elsewhere_with_their_disks(lab: Cloud
     lay_data(lab, servers)
     hold(lab, "hv1")
     watched(lab, servers)
+    marked = {path.parent.name for path in instances(lab.root).rglob(".medevac-storage-id")}
+    assert marked == {"instances", "_base"}, f"one marker for all servers, and one for their images: {marked}"
     lab.host("hv1").crash()
     recovered(lab, "hv1", servers)
     lab.assert_only_fenced("hv1")
