@@ -18,9 +18,9 @@ use crate::cloud::{CloudAct, ComputeService, Course, Move, Server, ServiceHold, 
 use crate::id::{HostId, IncidentId, InstanceId, StepId};
 use crate::observation::{Outcome, RunState, StopReason};
 use crate::record::{Home, HomeWhy, IncidentRecord, InstanceRecord, OutcomeState, StepKind, StepRecord, StepState};
-use crate::servers::{Fate, fate};
+use crate::servers::{Fate, fate, is_set_aside};
 use crate::standing::Standing;
-use crate::target::Bound;
+use crate::target::{Bound, MANAGED_SAVE};
 use crate::time::millis;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -225,6 +225,7 @@ impl Triage {
         instance: &InstanceId,
         server: Option<&Server>,
     ) {
+        self.heed_reset(instance, server);
         let Some(record) = self.durable.instances.get(instance).cloned() else { return };
         let state = self.durable.outcome(incident.id, instance).map(|outcome| outcome.state);
         if matches!(state, Some(OutcomeState::Recovered | OutcomeState::Skipped)) || record.moving.is_some() {
@@ -243,6 +244,25 @@ impl Triage {
                 self.order_evacuation(incident.id, record, (source, target), anew, &why);
             }
             Next::Plain => self.advance(incident.id, instance),
+        }
+    }
+
+    /// Of a server of a dead host only a person can make active what was paused, or the like: it is to
+    /// run, and the memory that it had is given up.
+    fn heed_reset(&mut self, instance: &InstanceId, server: Option<&Server>) {
+        let known = self.durable.instances.get(instance).is_some_and(|record| record.set_aside);
+        let Some(server) = server else { return };
+        if !known && is_set_aside(server) {
+            if let Some(record) = self.durable.instances.edit(instance) {
+                record.set_aside = true;
+            }
+        } else if known
+            && server.vm_state == "active"
+            && let Some(record) = self.durable.instances.edit(instance)
+        {
+            record.set_aside = false;
+            record.wanted = true;
+            record.local_only.retain(|reason| reason != MANAGED_SAVE);
         }
     }
 
@@ -273,7 +293,8 @@ impl Triage {
             Fate::Skip(why) => return skip(why),
         };
         if !stopped && !record.wanted {
-            return Next::Stays("it was stopped or paused by its user, and Nova would start it".to_owned());
+            let text = "it was stopped or paused by its user, and Nova would start it; is it to run?";
+            return Next::Stays(format!("{text} medevacctl recover {}", record.id));
         }
         if record.homes.iter().any(|(host, home)| home.incoming && !self.is_dead(host, &home.boot)) {
             return Next::Plain;
