@@ -294,7 +294,7 @@ impl Triage {
         };
         if !stopped && !record.wanted {
             let text = "it was stopped or paused by its user, and Nova would start it; is it to run?";
-            return Next::Stays(format!("{text} medevacctl recover {}", record.id));
+            return Next::Stays(format!("{text} medevacctl recover {} --reason '...'", record.id));
         }
         if record.homes.iter().any(|(host, home)| home.incoming && !self.is_dead(host, &home.boot)) {
             return Next::Plain;
