@@ -293,8 +293,11 @@ impl Triage {
             Fate::Skip(why) => return skip(why),
         };
         if !stopped && !record.wanted {
+            // A server that stood still and could not be moved Nova calls broken, and starts it the next time.
+            let failed = self.failed_at(incident.id, &record.id).pop();
+            let vain = failed.map(|(_, why)| format!("evacuated in vain: {why}; ")).unwrap_or_default();
             let text = "it was stopped or paused by its user, and Nova would start it; is it to run?";
-            return Next::Stays(format!("{text} medevacctl recover {} --reason '...'", record.id));
+            return Next::Stays(format!("{vain}{text} medevacctl recover {} --reason '...'", record.id));
         }
         if record.homes.iter().any(|(host, home)| home.incoming && !self.is_dead(host, &home.boot)) {
             return Next::Plain;

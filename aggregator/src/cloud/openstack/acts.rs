@@ -1,6 +1,6 @@
 //! The acts, each as its requests.
 
-use super::{LOOK_WITHIN, SERVICE_WITHIN, Shared, outcome, refused};
+use super::{LOOK_WITHIN, SERVICE_WITHIN, Shared, no, outcome, refused};
 use medevac_openstack::{Answer, ComputeService, Failure, Kind, Migration, MigrationFilter};
 use medevac_triage::{CloudAct, CloudNews, HostId, InstanceId, Outcome};
 use std::collections::BTreeSet;
@@ -177,7 +177,7 @@ impl Shared {
             tokio::join!(self.nova.server(id.as_str(), until), self.nova.migrations(&filter, until));
         let server = match server {
             Answer::Done(server) => server,
-            Answer::Refused(refusal) => return refused(&refusal.kind.to_string(), refusal.to_string()),
+            Answer::Refused(refusal) => return no(&refusal),
             Answer::Unknown(_) | Answer::NotSent(_) => return Outcome::NotSent,
         };
         let Answer::Done(migrations) = migrations else { return Outcome::NotSent };
@@ -214,7 +214,7 @@ impl Shared {
         while Instant::now() + LOOK_EVERY < until {
             let server = match self.nova.server(id.as_str(), until).await {
                 Answer::Done(server) => server,
-                Answer::Refused(refusal) => return refused(&refusal.kind.to_string(), refusal.to_string()),
+                Answer::Refused(refusal) => return no(&refusal),
                 Answer::Unknown(_) | Answer::NotSent(_) => {
                     sleep(LOOK_EVERY).await;
                     continue;
