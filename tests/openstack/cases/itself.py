@@ -190,25 +190,14 @@ def try_boot(cloud, name: str):
 def servers_can_be_in_the_states_that_an_incident_meets(lab: CloudLab):
     cloud = lab.cloud
     paused, suspended, locked, rescued, resized, moving = servers = cloud.boot(6, host="hv1")
-    big = cloud.nova("POST", "/flavors", {"flavor": {**plan.FLAVOR, "name": "small", "id": "2", "ram": 100}})["flavor"]
-    for server, verb, body in (
-        (paused, "pause", {}),
-        (suspended, "suspend", {}),
-        (locked, "lock", {}),
-        (rescued, "rescue", {"rescue_image_ref": cloud.image()}),
-        (resized, "resize", {"flavorRef": big["id"]}),
-        (moving, "os-migrateLive", {"host": "hv2", "block_migration": "auto"}),
-    ):
-        cloud.action(server, verb, **body)
-    for server, status in (
-        (paused, "PAUSED"),
-        (suspended, "SUSPENDED"),
-        (rescued, "RESCUE"),
-        (resized, "VERIFY_RESIZE"),
-        (moving, "ACTIVE"),
-    ):
-        wanted = lambda row, status=status: row["status"] == status and not row["OS-EXT-STS:task_state"]  # noqa: E731
-        cloud.wait_server(server, wanted, f"{server} becomes {status}")
+    cloud.put(
+        (paused, "paused", "pause"),
+        (suspended, "suspended", "suspend"),
+        (locked, "active", "lock"),
+        (rescued, "rescued", "rescue", {"rescue_image_ref": cloud.image()}),
+        (resized, "resized", "resize", {"flavorRef": cloud.flavor("small", ram=100)}),
+        (moving, "active", "os-migrateLive", {"host": "hv2", "block_migration": "auto"}),
+    )
     assert locked.show()["locked"] and moving.host == "hv2"
     where = {server.name: lab.oracle.running(server.uuid) for server in servers}
     assert where[suspended.name] == [] and where[resized.name] == where[moving.name] == ["hv2"], where
@@ -238,9 +227,7 @@ def a_reset_leaves_nothing_of_the_case_before(lab: CloudLab):
     lab.host("hv1").crash()
     cloud.force_down("hv1")
     cloud.disable("hv2")
-    aggregate = cloud.nova("POST", "/os-aggregates", {"aggregate": {"name": "row", "availability_zone": None}})
-    where = f"/os-aggregates/{aggregate['aggregate']['id']}/action"
-    cloud.nova("POST", where, {"add_host": {"host": "hv2"}})
+    cloud.aggregate("row", ["hv2"])
     cloud.evacuate(servers[0])
     cloud.kill("conductor")
     begun = time.monotonic()

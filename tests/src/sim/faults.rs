@@ -60,6 +60,8 @@ pub enum Fault {
     },
     /// This guest's disk lies on its host alone, from now on.
     LocalDisk(usize),
+    /// Something else binds this guest to its host, in the words of agents.
+    Bind(usize, String),
     /// No memory is left above the reserve; there is again.
     Fill(usize),
     Drain(usize),

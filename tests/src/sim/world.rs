@@ -133,12 +133,16 @@ struct Host {
     libvirt_hangs: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Guest {
     /// Its user wants it to run; `None`: shut down when nobody could tell the aggregator.
     wanted: Option<bool>,
     /// Its disk lies on its host alone.
     local: bool,
+    /// Its user has paused it, or has had its memory saved.
+    still: Option<RunState>,
+    /// What else binds it to its host, in an agent's words.
+    bound: Option<String>,
 }
 
 #[derive(Debug)]
@@ -236,7 +240,7 @@ impl World {
             events: BinaryHeap::new(),
             next_event: 0,
             hosts: (0..hosts).map(|_| Host { planes: [true; 3], ..Host::default() }).collect(),
-            guests: (0..guests).map(|_| Guest { wanted: Some(true), local: false }).collect(),
+            guests: (0..guests).map(|_| Guest { wanted: Some(true), ..Guest::default() }).collect(),
             engine: None,
             shared: Shared::default(),
             inbox: Vec::new(),

@@ -129,13 +129,15 @@ impl World {
             true => Disk { path: format!("/var/local/vm{}", guest + 1), network: false, marker: None },
             false => Disk { path: format!("nbd://store/vm{}", guest + 1), network: true, marker: None },
         };
+        let still = self.guests[guest].still;
+        let saved = (still == Some(RunState::Saved)).then(|| "managed save".to_owned());
         Shown {
             known: !h.libvirt_hangs,
             name: format!("vm{}", guest + 1),
             state: match pid {
-                Some(_) => RunState::Running,
+                Some(_) => still.unwrap_or(RunState::Running),
                 None if h.incoming.contains(&guest) => RunState::Incoming,
-                None => RunState::Stopped,
+                None => still.unwrap_or(RunState::Stopped),
             },
             outgoing: h.outgoing.contains(&guest),
             pid: pid.unwrap_or(0),
@@ -146,6 +148,7 @@ impl World {
             memory_kib: 1 << 20,
             xml_hash: format!("xml-{guest}"),
             disks: vec![disk],
+            local_only: self.guests[guest].bound.clone().into_iter().chain(saved).collect(),
             last_stop: h.last_stop.get(&guest).copied().unwrap_or_default(),
             ..Shown::default()
         }

@@ -69,6 +69,7 @@ impl World {
             Fault::LoseNovaAnswer => self.lose_nova_answer(),
             Fault::LoseAnswer(host) => self.hosts[host].lose_answer = true,
             Fault::LocalDisk(guest) => self.guests[guest].local = true,
+            Fault::Bind(guest, reason) => self.guests[guest].bound = Some(reason),
             Fault::Fill(host) => self.hosts[host].full = true,
             Fault::Drain(host) => self.hosts[host].full = false,
             Fault::HangLibvirt(host) => self.hosts[host].libvirt_hangs = true,

@@ -641,7 +641,13 @@ impl World {
             NovaFault::LoseEvacuationAnswer => nova.lose_evacuation = true,
             NovaFault::LoseRequest => nova.drop_next = true,
             NovaFault::Fail { guest, times } => drop(nova.fails.insert(guest, times)),
-            NovaFault::State { guest, state } => nova.servers[guest].state = Some(state),
+            NovaFault::State { guest, state } => {
+                nova.servers[guest].state = Some(state.clone());
+                nova.servers[guest].active |= state == "active";
+                if ["paused", "suspended"].contains(&state.as_str()) {
+                    self.stand_still(guest, state == "suspended");
+                }
+            }
             NovaFault::Delete(guest) => nova.servers[guest].deleted = true,
             NovaFault::Hide(guest) => nova.servers[guest].hidden = true,
             NovaFault::Unhide(guest) => nova.servers[guest].hidden = false,
