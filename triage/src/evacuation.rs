@@ -14,7 +14,7 @@
 //! until Nova shows what became of it, or shows for long that it never came.
 
 use crate::Triage;
-use crate::cloud::{CloudAct, ComputeService, Course, Move, Server, ServiceHold, WINDOW_FIRST, WINDOW_MAX};
+use crate::cloud::{CloudAct, ComputeService, Course, Move, Server, ServiceHold, TOO_MANY, WINDOW_FIRST, WINDOW_MAX};
 use crate::id::{HostId, IncidentId, InstanceId, StepId};
 use crate::observation::{Outcome, RunState, StopReason};
 use crate::record::{Home, HomeWhy, IncidentRecord, InstanceRecord, OutcomeState, StepKind, StepRecord, StepState};
@@ -500,6 +500,10 @@ impl Triage {
         let id = step.id.incident;
         match outcome {
             Outcome::Done { detail } => self.taken_up(step.id, instance, detail),
+            Outcome::Refused { reason, detail } if reason == TOO_MANY => {
+                self.narrow();
+                self.evacuation_failed(step, instance, format!("{NOT_SENT}: {detail}"));
+            }
             Outcome::Refused { reason, detail } => {
                 self.evacuation_failed(step, instance, format!("{reason}: {detail}"))
             }

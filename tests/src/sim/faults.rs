@@ -83,6 +83,11 @@ pub enum NovaFault {
         guest: usize,
         times: u32,
     },
+    /// The next requests to evacuate this server meet a limit.
+    Limit {
+        guest: usize,
+        times: u32,
+    },
     /// The server is in this state until further notice.
     State {
         guest: usize,

@@ -38,6 +38,8 @@ pub(super) struct Nova {
     requests: u32,
     /// Evacuations of these servers find no valid host, so often.
     fails: BTreeMap<usize, u32>,
+    /// Requests to evacuate these are too many, so often.
+    limits: BTreeMap<usize, u32>,
     aggregates: Vec<Aggregate>,
 }
 
@@ -500,6 +502,10 @@ impl World {
             return refused("still-in-use");
         }
         let Some(nova) = self.nova.as_mut() else { return Outcome::NotSent };
+        if let Some(left) = nova.limits.get_mut(&guest).filter(|left| **left > 0) {
+            *left -= 1;
+            return refused("too-many");
+        }
         if nova.servers[guest].host != source {
             return refused("moved");
         }
@@ -600,6 +606,7 @@ impl World {
             NovaFault::LoseEvacuationAnswer => nova.lose_evacuation = true,
             NovaFault::LoseRequest => nova.drop_next = true,
             NovaFault::Fail { guest, times } => drop(nova.fails.insert(guest, times)),
+            NovaFault::Limit { guest, times } => drop(nova.limits.insert(guest, times)),
             NovaFault::State { guest, state } => nova.servers[guest].state = Some(state),
             NovaFault::Delete(guest) => nova.servers[guest].deleted = true,
             NovaFault::Hide(guest) => nova.servers[guest].hidden = true,
