@@ -115,10 +115,21 @@ class Verbs:
         with ThreadPoolExecutor(BOOTS_AT_ONCE) as pool:
             made = list(pool.map(one, range(count)))
         if wait:
-            self.wait_active(made)
-            for server in made:
-                server.wait_stamping(BOOT_TIMEOUT_S)
+            self.wait_running(made)
         return made
+
+    def wait_running(self, servers: list[Server]) -> None:
+        """ACTIVE, and their guests stamp their disks."""
+        self.wait_active(servers)
+        for server in servers:
+            server.wait_stamping(BOOT_TIMEOUT_S)
+
+    def flavor(self, name: str, ram: int = plan.FLAVOR["ram"], specs: dict[str, str] | None = None) -> str:
+        """A new one with these extra specs; its id is its name."""
+        self.nova("POST", "/flavors", {"flavor": {**plan.FLAVOR, "name": name, "id": name, "ram": ram}})
+        if specs:
+            self.nova("POST", f"/flavors/{name}/os-extra_specs", {"extra_specs": specs})
+        return name
 
     def servers(self, host: str | Host | None = None) -> list[dict]:
         """All of them, to the last page."""
@@ -182,6 +193,17 @@ class Verbs:
 
     def enable(self, host: str | Host) -> dict:
         return self._change(host, {"status": "enabled"})
+
+    def aggregate(self, name: str, *hosts: str, zone: str | None = None) -> None:
+        """A new one of these hosts; `zone` makes it an availability zone."""
+        asked = {"aggregate": {"name": name, "availability_zone": zone}}
+        identity = self.nova("POST", "/os-aggregates", asked)["aggregate"]["id"]
+        for host in hosts:
+            self.nova("POST", f"/os-aggregates/{identity}/action", {"add_host": {"host": host}})
+
+    def aggregates(self) -> dict[str, list[str]]:
+        """The hosts of each, by its name."""
+        return {row["name"]: sorted(row["hosts"]) for row in self.nova("GET", "/os-aggregates")["aggregates"]}
 
     def hypervisors(self) -> list[dict]:
         # From 2.88 on Nova asks every host for its uptime, and waits a minute for one that died a moment ago.
