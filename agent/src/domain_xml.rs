@@ -6,6 +6,8 @@ use std::path::Path;
 
 /// Namespace of the operator's mark: `<medevac:protect xmlns:medevac="urn:medevac:1"/>`.
 pub const MARK_NAMESPACE: &str = "urn:medevac:1";
+/// How every version of the namespace begins in which Nova describes a server.
+const NOVA_NAMESPACE: &str = "http://openstack.org/xmlns/libvirt/nova/";
 /// Namespace of the agent's own note. Another one: libvirt keeps one element per namespace.
 pub const NOTE_NAMESPACE: &str = "urn:medevac:agent:1";
 
@@ -14,6 +16,7 @@ pub const NOTE_NAMESPACE: &str = "urn:medevac:agent:1";
 pub enum Kind {
     File,
     Block,
+    /// Reached over the network, by libvirt or by Nova, which attaches a volume wherever the server comes up.
     Network,
     /// Nothing that we know to be the same elsewhere.
     Other,
@@ -71,7 +74,7 @@ impl Description {
             hash: text_hash(text),
             text: text.to_owned(),
             memory_kib: memory_kib(root),
-            sources: sources(root, &uuid),
+            sources: sources(root, &uuid, metadata.is_some_and(is_novas)),
             local_only: local_only(root),
             marked: has(MARK_NAMESPACE, "protect"),
             autostart_noted: has(NOTE_NAMESPACE, "autostart"),
@@ -104,16 +107,26 @@ fn memory_kib(root: Node<'_, '_>) -> u64 {
     }
 }
 
-fn sources(root: Node<'_, '_>, uuid: &str) -> Vec<Source> {
+/// Nova made this domain.
+fn is_novas(metadata: Node<'_, '_>) -> bool {
+    let namespace = |n: Node<'_, '_>| n.tag_name().namespace().is_some_and(|name| name.starts_with(NOVA_NAMESPACE));
+    metadata.children().any(|n| n.tag_name().name() == "instance" && namespace(n))
+}
+
+fn sources(root: Node<'_, '_>, uuid: &str, novas: bool) -> Vec<Source> {
     let mut out = Vec::new();
     let devices = child(root, "devices");
     for disk in devices.iter().flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk")) {
         let medium = matches!(disk.attribute("device"), Some("cdrom" | "floppy"));
+        // Nova writes the volume's id as its serial, and gives its own disks none.
+        let volume = novas && child_text(disk, "serial").is_some_and(is_uuid);
         // The chain of images behind it, where the XML tells it.
         let mut layer = Some(disk);
         while let Some(node) = layer {
             if let Some(source) = child(node, "source") {
-                out.push(Source { medium, ..source_of(node.attribute("type").unwrap_or("file"), source) });
+                let found = source_of(node.attribute("type").unwrap_or("file"), source);
+                let kind = if volume { Kind::Network } else { found.kind };
+                out.push(Source { medium, kind, ..found });
             }
             layer = child(node, "backingStore");
         }
@@ -184,6 +197,20 @@ pub fn directory_of(path: &str) -> String {
     Path::new(path).parent().map(|p| p.display().to_string()).unwrap_or_default()
 }
 
+/// Where the marker of a directory lies that is on the same file system: Nova keeps a folder per
+/// server, named by its UUID, and one marker for all of them does.
+pub fn place_of(directory: &str) -> &str {
+    match directory.rsplit_once('/') {
+        Some((parent, name)) if !parent.is_empty() && is_uuid(name) => place_of(parent),
+        _ => directory,
+    }
+}
+
+/// As Nova and libvirt write it, with dashes.
+fn is_uuid(name: &str) -> bool {
+    name.len() == 36 && uuid::Uuid::parse_str(name).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +250,30 @@ mod tests {
             ]
         );
         assert_eq!(d.local_only, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_volume_that_nova_attached_is_reached_over_the_network_whatever_it_looks_like_here() {
+        let devices = "<devices>
+               <disk type='file' device='disk'><source file='/i/disk'/></disk>
+               <disk type='block' device='disk'><source dev='/dev/dm-3'/>
+                 <serial>6d9bc9ba-3a4e-4d9c-8b93-1c59e6d0e7a5</serial></disk>
+               <disk type='block' device='disk'><source dev='/dev/sdz'/><serial>WD-1</serial></disk>
+             </devices>";
+        let kinds = |d: Description| d.sources.iter().map(|s| s.kind).collect::<Vec<_>>();
+        let nova = "<metadata><n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'/></metadata>";
+        assert_eq!(kinds(parse(&format!("{nova}{devices}"))), [Kind::File, Kind::Network, Kind::Block]);
+        assert_eq!(kinds(parse(devices)), [Kind::File, Kind::Block, Kind::Block], "nobody attaches it elsewhere");
+    }
+
+    #[test]
+    fn the_folders_of_nova_are_one_place() {
+        let one = "00000000-0000-0000-0000-000000000001";
+        assert_eq!(place_of(&format!("/var/lib/nova/instances/{one}")), "/var/lib/nova/instances");
+        assert_eq!(place_of(&format!("/data/{one}/{one}")), "/data");
+        let alone =
+            ["/var/lib/nova/instances/_base", "/mnt/0123456789abcdef0123456789abcdef", &format!("/{one}"), "/", ""];
+        assert!(alone.iter().all(|directory| place_of(directory) == *directory));
     }
 
     #[test]

@@ -5,10 +5,14 @@
 //! thread that nobody waits for: it is given a deadline, and left behind.
 //!
 //! ```text
-//!   wanted files --> thread per directory --> marker, image behind each image --> Found
+//!   wanted files --> thread per place --> marker, image behind each image --> Found
 //! ```
+//!
+//! A place is a directory, together with the folders below it that are named by a
+//! UUID: Nova has one per server. Those on the file system of the place share its
+//! marker; one that is a mount of its own has its own.
 
-use crate::domain_xml::directory_of;
+use crate::domain_xml::{directory_of, place_of};
 use crate::guests::Marked;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -24,8 +28,8 @@ pub const MARKER: &str = ".medevac-storage-id";
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Markers are read again this often: a mount that came or went is noticed.
 const EVERY: Duration = Duration::from_secs(20);
-/// Directories read per host. Far above what guests use; keeps a bad order from starting threads.
-const DIRECTORIES_MAX: usize = 256;
+/// Places read per host. Far above what guests use; keeps a bad order from starting threads.
+const PLACES_MAX: usize = 256;
 /// A reader needs little.
 const STACK: usize = 128 * 1024;
 
@@ -46,20 +50,23 @@ pub struct Found {
     pub backing: BTreeMap<String, String>,
 }
 
-/// One directory's reading.
+/// Directory -> images in it; `true` where a marker may be made beside one.
+type Folders = BTreeMap<String, Vec<(String, bool)>>;
+
+/// One place's reading.
 #[derive(Debug)]
 struct Reading {
-    directory: String,
-    /// `Ok(None)`: the directory is there, without a marker.
-    marker: io::Result<Option<String>>,
+    place: String,
+    /// Of the place and of each folder. `Ok(None)`: there is no marker.
+    markers: BTreeMap<String, io::Result<Option<String>>>,
     backing: Vec<(String, String)>,
 }
 
 /// Reads whatever is wanted, again and again, and reports when something changed.
 /// Ends when either end of its channels has gone.
 pub async fn run(mut wanted: watch::Receiver<Wanted>, found: mpsc::Sender<Found>) {
-    // One slot per directory: a thread never waits to hand over what it read.
-    let (done, mut readings) = mpsc::channel(DIRECTORIES_MAX);
+    // One slot per place: a thread never waits to hand over what it read.
+    let (done, mut readings) = mpsc::channel(PLACES_MAX);
     let mut reader = Reader { done, began: BTreeMap::new(), found: Found::default(), sent: None };
     let mut next = Instant::now();
     let mut settled = Instant::now() + DEADLINE;
@@ -90,7 +97,7 @@ pub async fn run(mut wanted: watch::Receiver<Wanted>, found: mpsc::Sender<Found>
 
 struct Reader {
     done: mpsc::Sender<Reading>,
-    /// Directories whose thread has not come back.
+    /// Places whose thread has not come back.
     began: BTreeMap<String, Instant>,
     found: Found,
     sent: Option<Found>,
@@ -98,27 +105,36 @@ struct Reader {
 
 impl Reader {
     fn begin(&mut self, wants: &Wanted) {
-        let mut directories: BTreeMap<String, Vec<(String, bool)>> = BTreeMap::new();
+        let mut places: BTreeMap<String, Folders> = BTreeMap::new();
         for (path, make) in wants.files.iter().filter(|(p, _)| p.starts_with('/')) {
-            directories.entry(directory_of(path)).or_default().push((path.clone(), *make));
+            let folder = directory_of(path);
+            let place = places.entry(place_of(&folder).to_owned()).or_default();
+            place.entry(folder).or_default().push((path.clone(), *make));
         }
-        for directory in wants.directories.iter().filter(|d| d.starts_with('/')) {
-            directories.entry(directory.clone()).or_default();
+        for folder in wants.directories.iter().filter(|d| d.starts_with('/')) {
+            places.entry(place_of(folder).to_owned()).or_default().entry(folder.clone()).or_default();
         }
-        self.found.storage.retain(|d, _| directories.contains_key(d));
+        let wanted = |folder: &str| {
+            let place = place_of(folder);
+            places.get(place).is_some_and(|folders| place == folder || folders.contains_key(folder))
+        };
+        self.found.storage.retain(|folder, _| wanted(folder));
         self.found.backing.retain(|p, _| wants.files.contains_key(p));
-        for (directory, files) in directories.into_iter().take(DIRECTORIES_MAX) {
+        // Where this host's own guests lie comes first.
+        let mut places: Vec<(String, Folders)> = places.into_iter().collect();
+        places.sort_by_key(|(_, folders)| folders.values().all(Vec::is_empty));
+        for (place, folders) in places.into_iter().take(PLACES_MAX) {
             // A thread that hangs is not joined by a second one.
-            if !self.began.contains_key(&directory) {
-                self.read(directory, files);
+            if !self.began.contains_key(&place) {
+                self.read(place, folders);
             }
         }
     }
 
-    fn read(&mut self, directory: String, files: Vec<(String, bool)>) {
+    fn read(&mut self, place: String, folders: Folders) {
         let done = self.done.clone();
-        let name = directory.clone();
-        let work = move || drop(done.blocking_send(read(directory, &files)));
+        let name = place.clone();
+        let work = move || drop(done.blocking_send(read(place, &folders)));
         let thread = std::thread::Builder::new().name("marker".into()).stack_size(STACK).spawn(work);
         match thread {
             Ok(_) => drop(self.began.insert(name, Instant::now())),
@@ -127,22 +143,24 @@ impl Reader {
     }
 
     fn take(&mut self, reading: Reading) {
-        self.began.remove(&reading.directory);
-        let marked = self.found.storage.entry(reading.directory).or_default();
-        match reading.marker {
-            Ok(Some(marker)) => *marked = Marked { marker, readable: true },
-            // The directory answers and has none: what was known of it is no longer so.
-            Ok(None) => *marked = Marked::default(),
-            Err(_) => marked.readable = false,
+        self.began.remove(&reading.place);
+        for (directory, marker) in reading.markers {
+            let marked = self.found.storage.entry(directory).or_default();
+            match marker {
+                Ok(Some(marker)) => *marked = Marked { marker, readable: true },
+                // The directory answers and has none: what was known of it is no longer so.
+                Ok(None) => *marked = Marked::default(),
+                Err(_) => marked.readable = false,
+            }
         }
         self.found.backing.extend(reading.backing);
     }
 
     fn give_up_waiting(&mut self) {
-        for (directory, began) in &self.began {
-            if began.elapsed() >= DEADLINE {
-                self.found.storage.entry(directory.clone()).or_default().readable = false;
-            }
+        for (place, _) in self.began.iter().filter(|(_, began)| began.elapsed() >= DEADLINE) {
+            self.found.storage.entry(place.clone()).or_default();
+            let in_it = self.found.storage.iter_mut().filter(|(d, _)| place_of(d) == place);
+            in_it.for_each(|(_, marked)| marked.readable = false);
         }
     }
 
@@ -156,14 +174,29 @@ impl Reader {
     }
 }
 
-fn read(directory: String, files: &[(String, bool)]) -> Reading {
+fn read(place: String, folders: &Folders) -> Reading {
+    let home = device(&place);
+    let shares = |folder: &String| *folder == place || home.is_some() && device(folder) == home;
+    let (inside, apart): (Vec<_>, Vec<_>) = folders.iter().partition(|(folder, _)| shares(folder));
     // Where a mount is missing, the empty mount point must not get a marker of its own:
     // one is made only beside an image that is there.
-    let make = files.iter().any(|(path, make)| *make && Path::new(path).exists());
-    let marker = read_marker(Path::new(&directory), make);
+    let there = |files: &[(String, bool)]| files.iter().any(|(path, make)| *make && Path::new(path).exists());
+    let make = inside.iter().any(|(_, files)| there(files));
+    let marker = read_marker(Path::new(&place), make);
+    let same = || marker.as_ref().map(Clone::clone).map_err(|e| io::Error::from(e.kind()));
+    let mut markers: BTreeMap<_, _> = inside.into_iter().map(|(folder, _)| (folder.clone(), same())).collect();
+    for (folder, files) in apart {
+        markers.insert(folder.clone(), read_marker(Path::new(folder), there(files)));
+    }
+    markers.insert(place.clone(), marker);
     let behind = |(path, _): &(String, bool)| Some((path.clone(), backing_file(Path::new(path))?));
-    let backing = files.iter().filter_map(behind).collect();
-    Reading { directory, marker, backing }
+    let backing = folders.values().flatten().filter_map(behind).collect();
+    Reading { place, markers, backing }
+}
+
+/// The file system on which a directory lies.
+fn device(directory: &str) -> Option<u64> {
+    fs::metadata(directory).ok().map(|found| std::os::unix::fs::MetadataExt::dev(&found))
 }
 
 /// Reads the marker of a directory; makes one where there is none and it may.
@@ -227,16 +260,42 @@ fn backing_file(path: &Path) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// What `read` finds in a directory with these images.
+    fn marker_of(directory: &Path, files: &[(String, bool)]) -> Option<String> {
+        let directory = directory.display().to_string();
+        let mut reading = read(directory.clone(), &[(directory.clone(), files.to_vec())].into());
+        reading.markers.remove(&directory).unwrap().unwrap()
+    }
+
     #[test]
     fn a_marker_is_made_once_beside_an_image_and_read_by_all() {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("a.img").display().to_string();
-        let directory = dir.path().display().to_string();
         let files = [(image.clone(), true)];
-        assert_eq!(read(directory.clone(), &files).marker.unwrap(), None, "no image, no marker");
+        assert_eq!(marker_of(dir.path(), &files), None, "no image, no marker");
         fs::write(&image, b"x").unwrap();
-        let first = read(directory.clone(), &files).marker.unwrap().unwrap();
-        assert_eq!(read(directory, &[]).marker.unwrap(), Some(first));
+        let first = marker_of(dir.path(), &files);
+        assert!(first.is_some());
+        assert_eq!(marker_of(dir.path(), &[]), first);
+    }
+
+    #[test]
+    fn folders_named_by_a_uuid_share_a_marker_unless_they_are_mounts_or_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().display().to_string();
+        let folder = |last: u32| format!("{place}/00000000-0000-0000-0000-00000000000{last}");
+        let image = |last| format!("{}/disk", folder(last));
+        fs::create_dir(folder(1)).unwrap();
+        fs::write(image(1), b"x").unwrap();
+        // Another file system, as a mount is.
+        std::os::unix::fs::symlink("/proc", folder(2)).unwrap();
+        let folders = [1, 2, 3].map(|last| (folder(last), vec![(image(last), true)]));
+        assert!(folders.iter().all(|(folder, _)| place_of(folder) == place));
+        let markers = read(place.clone(), &folders.into()).markers;
+        let marker = |directory: &String| markers[directory].as_ref().unwrap().clone();
+        assert!(marker(&place).is_some() && marker(&folder(1)) == marker(&place));
+        assert_eq!((marker(&folder(2)), marker(&folder(3))), (None, None));
+        assert!(!Path::new(&folder(1)).join(MARKER).exists(), "nothing of ours lies among a server's files");
     }
 
     #[test]
@@ -268,7 +327,7 @@ mod tests {
     async fn storage_that_stops_answering_keeps_its_marker_but_is_not_readable() {
         let (done, _rx) = mpsc::channel(1);
         let mut reader = Reader { done, began: BTreeMap::new(), found: Found::default(), sent: None };
-        let reading = |marker| Reading { directory: "/d".into(), marker, backing: vec![] };
+        let reading = |marker| Reading { place: "/d".into(), markers: [("/d".into(), marker)].into(), backing: vec![] };
         reader.take(reading(Ok(Some("m".into()))));
         assert!(reader.has_news() && !reader.has_news());
         reader.take(reading(Err(io::Error::other("stale"))));
@@ -276,6 +335,16 @@ mod tests {
         assert_eq!(reader.found.storage["/d"], kept);
         reader.take(reading(Ok(None)));
         assert_eq!(reader.found.storage["/d"], Marked::default());
+    }
+
+    #[tokio::test]
+    async fn where_this_hosts_own_guests_lie_is_read_before_what_others_ask_for() {
+        let (done, _rx) = mpsc::channel(PLACES_MAX);
+        let mut reader = Reader { done, began: BTreeMap::new(), found: Found::default(), sent: None };
+        let directories = (0..2 * PLACES_MAX).map(|n| format!("/missing/{n}")).collect();
+        let own = "/missing/own".to_owned();
+        reader.begin(&Wanted { files: [(format!("{own}/disk"), true)].into(), directories });
+        assert!(reader.began.len() == PLACES_MAX && reader.began.contains_key(&own));
     }
 
     #[tokio::test]

@@ -25,15 +25,13 @@ const HOSTS: [&str; 3] = ["hv1", "hv2", "hv3"];
 const WITHIN: Duration = Duration::from_secs(300);
 
 /// A Nova that takes no time of its own, with all its servers on the host that dies.
-async fn cloud(dir: &Path) -> Fake {
+async fn cloud(dir: &Path) -> (Fake, Vec<String>) {
     let timing = Timing { schedule: Duration::ZERO, evacuation: Duration::ZERO, ..Timing::default() };
     let fake = Fake::start(Options { timing, ..Options::default() }).await.unwrap();
     HOSTS.iter().for_each(|host| fake.add_host(host));
-    for _ in 0..SERVERS {
-        fake.add_server(FakeServer::on("hv1"));
-    }
+    let servers = (0..SERVERS).map(|_| fake.add_server(FakeServer::on("hv1"))).collect();
     std::fs::write(dir.join("clouds.yaml"), fake.clouds_yaml()).unwrap();
-    fake
+    (fake, servers)
 }
 
 /// When each evacuation came, by the wall clock, in milliseconds.
@@ -52,7 +50,7 @@ async fn main() {
     let dir = tempfile::tempdir().unwrap();
     certificates(dir.path());
     let began = wall_ms();
-    let fake = cloud(dir.path()).await;
+    let (fake, servers) = cloud(dir.path()).await;
     let file = dir.path().join("clouds.yaml");
     let top = "cloud = 'openstack'\n";
     let more = format!("[openstack]\nclouds_file = '{}'\ncloud = 'fake'\n", file.display());
@@ -60,7 +58,8 @@ async fn main() {
     let world = Arc::new(Mutex::new(World::default()));
     let mut lives = Vec::new();
     for host in HOSTS {
-        lives.push(FakeHost::join(dir.path(), host, &running, &world, false).await.live());
+        let runs = if host == HOSTS[0] { servers.clone() } else { Vec::new() };
+        lives.push(FakeHost::join(dir.path(), host, &running, &world, runs).await.live());
     }
     tokio::time::sleep(Duration::from_secs(8)).await;
     world.lock().unwrap().dead.push("hv1".into());
@@ -76,8 +75,8 @@ async fn main() {
             if rows.iter().filter(|row| row["outcome"] == "recovered").count() == SERVERS {
                 break shown;
             }
-            assert!(Instant::now() < until, "{:#}", shown["timeline"]);
         }
+        assert!(Instant::now() < until, "no incident, or not all of them came back");
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let all_back = wall_ms();

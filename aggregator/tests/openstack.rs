@@ -8,7 +8,7 @@ use medevac_aggregator::cloud::openstack::{Names, OpenstackCloud};
 use medevac_aggregator::engine::Input;
 use medevac_aggregator::ports::Cloud;
 use medevac_openstack::Nova;
-use medevac_openstack::fake::{Fake, FakeServer, Fault, Options, What};
+use medevac_openstack::fake::{Fake, FakeServer, Fault, Options, Seen, What};
 use medevac_proto::session::aggregator_frame::Body;
 use medevac_triage::{
     CloudAct, CloudNews, ComputeService, Course, Epoch, HostId, IncidentId, InstanceId, Move, Observation, Outcome,
@@ -162,6 +162,34 @@ async fn a_second_evacuation_never_reaches_nova() {
     let (_, second) = site.evacuate(&server).await;
     assert!(matches!(second, Outcome::Refused { .. }), "{second:?}");
     assert_eq!(site.fake.evacuate_posts(server.as_str()), 1);
+}
+
+/// How often Nova was asked for one server by itself.
+fn reads(site: &Site, server: &InstanceId) -> usize {
+    let of = |seen: &&Seen| seen.method == "GET" && seen.path.ends_with(&format!("/servers/{server}"));
+    site.fake.seen().iter().filter(of).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_while_nova_is_told_serves_one_evacuation_and_no_second() {
+    let (mut site, server) = Site::after_a_death().await;
+    site.cloud.act(CloudAct::ReadAhead { instances: vec![server.clone()] });
+    // Begun, as it is by the time at which Nova has been told.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    request(site.evacuate(&server).await.1);
+    assert_eq!(reads(&site, &server), 1);
+    let (_, second) = site.evacuate(&server).await;
+    assert!(matches!(second, Outcome::Refused { .. }), "{second:?}");
+    assert_eq!((reads(&site, &server), site.fake.evacuate_posts(server.as_str())), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_long_before_an_evacuation_is_read_again() {
+    let (mut site, server) = Site::after_a_death().await;
+    site.cloud.act(CloudAct::ReadAhead { instances: vec![server.clone()] });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    request(site.evacuate(&server).await.1);
+    assert_eq!(reads(&site, &server), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

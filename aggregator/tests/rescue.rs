@@ -21,7 +21,8 @@ async fn a_host_that_falls_silent_is_switched_off_and_its_guest_runs_elsewhere_o
     let world = Arc::new(Mutex::new(World::default()));
     let mut lives = BTreeMap::new();
     for host in ["hv1", "hv2", "hv3"] {
-        lives.insert(host, FakeHost::join(dir.path(), host, &running, &world, host == "hv1").await.live());
+        let runs = if host == "hv1" { vec![GUEST.to_owned()] } else { Vec::new() };
+        lives.insert(host, FakeHost::join(dir.path(), host, &running, &world, runs).await.live());
     }
     // Past the settling time, and the device has been read "on".
     tokio::time::sleep(Duration::from_secs(4)).await;

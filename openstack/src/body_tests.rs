@@ -62,6 +62,15 @@ fn a_service_of_a_cell_that_is_down_has_no_id() {
 }
 
 #[test]
+fn a_time_stamp_that_is_missing_or_cannot_be_read_is_none_and_the_service_is_read() {
+    for stamp in [json!(null), json!(""), json!("yesterday"), json!("2026-13-45T99:99:99.000000")] {
+        let body = json!({"host": "hv1", "status": "enabled", "state": "up", "updated_at": stamp});
+        let service: ComputeService = serde_json::from_value(body).unwrap();
+        assert_eq!((service.updated_at, service.state), (None, ServiceState::Up), "{stamp}");
+    }
+}
+
+#[test]
 fn a_hypervisor_knows_its_service() {
     let body = json!({"id": "u", "hypervisor_hostname": "hv1.example", "state": "up", "status": "enabled",
         "hypervisor_type": "QEMU", "service": {"id": "u2", "host": "hv1", "disabled_reason": null}});

@@ -14,20 +14,24 @@
 //!   fill hv2         drain hv2       hang-libvirt hv1  heal-libvirt hv1       start-by-hand vm1 hv2
 //!   local-disk vm1   cloud openstack nova ... (see the module `nova`)
 //!   reserved hv4     set recovery_method rh_priority
+//!   mark vm1 medevac:tier 2          mark image vm1 medevac:ha off            tier vm1 2      ha vm1 off
+//!   each 1..20 crash hv@             show hosts counted
 //!   zone az1 hv1     aggregate fast hv1       segment edge hv1          set segments_by aggregate
 //!   say approve inc-1 | say pause | say maintenance hv1 | ...
-//!   show incidents | hosts | guests | status | nova
+//!   show incidents | hosts | guests | status | nova | inc-1
 //! ```
 //!
 //! The world is the simulator's, without chance: the same text is the same run.
 
 mod nova;
+mod shown;
 
 use crate::sim::{Fault, Options, World};
 use medevac_triage::{
-    Aggregate, DEFAULT_SEGMENT, Guards, HostId, IncidentId, InstanceId, Level, Marks, Mode, OnHung, PlaneId,
+    Aggregate, DEFAULT_SEGMENT, Guards, Ha, HostId, IncidentId, InstanceId, Level, Marks, Mode, OnHung, PlaneId,
     PolicyRule, RecoveryMethod, SEGMENT_MARK, SegmentId, SegmentsBy, Settings, Word,
 };
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -80,17 +84,15 @@ impl Stage {
             ["hosts", count] => self.hosts = number(count)?,
             ["guests", count] => self.guests = number(count)?,
             ["cloud", "openstack"] => self.options.openstack = true,
-            ["mark", guest, mark, value] => {
-                let marks = self.options.marks.entry(index(guest)?).or_default();
-                marks.insert(mark.to_owned(), value.to_owned());
-            }
+            ["mark", guest, mark, value] => self.mark("flavor", guest, (mark, value))?,
+            ["mark", what, of, mark, value] => self.mark(what, of, (mark, value))?,
             ["zone", name, ref hosts @ ..] => self.aggregate(name, name, hosts)?,
             ["aggregate", name, ref hosts @ ..] => self.aggregate(name, "", hosts)?,
             ["reserved", ref hosts @ ..] => {
                 self.options.reserved = hosts.iter().map(|host| index(host)).collect::<Result<_, _>>()?
             }
             ["segment", name, ref hosts @ ..] => self.segment(name, hosts)?,
-            ["tier", guest, tier] => self.tier(guest, tier)?,
+            [key @ ("tier" | "ha"), guest, value] => self.rule(guest, key, value)?,
             ["mode", mode] => self.options.mode = Mode::parse(mode).ok_or("no such mode")?,
             ["set", key, ref values @ ..] => self.set(key, values)?,
             ["run", time] => {
@@ -108,11 +110,27 @@ impl Stage {
                 let reply = self.world().last_reply();
                 let _ = writeln!(out, "{reply}");
             }
+            ["each", range, ref words @ ..] => self.each(range, words, out)?,
             ["show", what] => self.show(what, out)?,
+            ["show", what, "counted"] => {
+                let mut all = String::new();
+                self.show(what, &mut all)?;
+                out.push_str(&shown::counted(&all));
+            }
             _ => {
                 let fault = fault(words)?;
                 self.world().inject(&fault);
             }
+        }
+        Ok(())
+    }
+
+    /// The same for several: `@` is the number.
+    fn each(&mut self, range: &str, words: &[&str], out: &mut String) -> Result<(), String> {
+        let (first, last) = range.split_once("..").ok_or("a range looks like 1..20")?;
+        for at in number(first)?..=number(last)? {
+            let of_one: Vec<String> = words.iter().map(|word| word.replace('@', &at.to_string())).collect();
+            self.act(&of_one.iter().map(String::as_str).collect::<Vec<_>>(), out)?;
         }
         Ok(())
     }
@@ -127,9 +145,31 @@ impl Stage {
             "" => [(SEGMENT_MARK.to_owned(), "true".to_owned())].into(),
             _ => Marks::new(),
         };
-        let hosts = hosts.iter().map(|host| index(host).map(|_| HostId::from(*host))).collect::<Result<_, _>>()?;
+        let named = hosts.iter().map(|host| index(host).map(|_| HostId::from(*host)));
+        let mut hosts = named.collect::<Result<BTreeSet<_>, _>>()?;
+        if let Some(known) = self.options.aggregates.iter_mut().find(|one| one.name == name) {
+            known.hosts.append(&mut hosts);
+            return Ok(());
+        }
         let (name, zone) = (name.to_owned(), zone.to_owned());
         self.options.aggregates.push(Aggregate { name, zone, hosts, marks });
+        Ok(())
+    }
+
+    /// What operators, and the tenant, have written on what a server is made from.
+    fn mark(&mut self, what: &str, of: &str, (mark, value): (&str, &str)) -> Result<(), String> {
+        let written = &mut self.options.written;
+        let marks = match what {
+            "flavor" => written.flavors.entry(index(of)?).or_default(),
+            "image" => written.images.entry(index(of)?).or_default(),
+            "server" => written.servers.entry(index(of)?).or_default(),
+            "aggregate" => {
+                let named = self.options.aggregates.iter_mut().find(|one| one.name == of);
+                &mut named.ok_or("no such aggregate")?.marks
+            }
+            _ => return Err("marks are on a flavor, an image, a server or an aggregate".to_owned()),
+        };
+        marks.insert(mark.to_owned(), value.to_owned());
         Ok(())
     }
 
@@ -143,13 +183,20 @@ impl Stage {
         Ok(())
     }
 
-    /// As a rule of the configuration.
-    fn tier(&mut self, guest: &str, tier: &str) -> Result<(), String> {
+    /// As a rule of the configuration: by name, or with Nova by id.
+    fn rule(&mut self, guest: &str, key: &str, value: &str) -> Result<(), String> {
+        let mut rule = PolicyRule::default();
+        match (key, value) {
+            ("ha", "on") => rule.ha = Some(Ha::On),
+            ("ha", "off") => rule.ha = Some(Ha::Off),
+            ("ha", "tenant") => rule.ha = Some(Ha::Tenant),
+            ("tier", tier) => rule.tier = Some(number(tier)? as u32),
+            _ => return Err("no such value".to_owned()),
+        }
         index(guest)?;
-        let settings = self.options.settings.get_or_insert_with(Settings::default);
-        let matches = [(Level::Server, guest.to_owned())].into();
-        let tier = Some(number(tier)? as u32);
-        settings.policies.push(PolicyRule { matches, tier, ..PolicyRule::default() });
+        let server = if self.options.openstack { guest_id(guest)?.0 } else { guest.to_owned() };
+        rule.matches = [(Level::Server, server)].into();
+        self.options.settings.get_or_insert_with(Settings::default).policies.push(rule);
         Ok(())
     }
 
@@ -232,7 +279,10 @@ impl Stage {
                     let _ = writeln!(out, "{code} {text}");
                 }
             }
-            _ => return Err("cannot show that".to_owned()),
+            id => {
+                let id = IncidentId::parse(id).ok_or("cannot show that")?;
+                let _ = writeln!(out, "{}", triage.explain(id, now).ok_or("no such incident")?.join("\n"));
+            }
         }
         Ok(())
     }
@@ -280,8 +330,6 @@ fn fault(words: &[&str]) -> Result<Fault, String> {
 
 fn word(words: &[&str], all: &SegmentId) -> Result<Word, String> {
     let incident = |id: &str| IncidentId::parse(id).ok_or("an incident looks like inc-1");
-    // The world counts its guests from nought.
-    let guest = |name: &str| index(name).map(|guest| InstanceId(format!("guest-{guest}")));
     Ok(match *words {
         ["mode", mode] => Word::SetMode { segment: all.clone(), mode: Mode::parse(mode).ok_or("no such mode")? },
         ["mode", segment, mode] => {
@@ -300,9 +348,9 @@ fn word(words: &[&str], all: &SegmentId) -> Result<Word, String> {
         ["power-on", host] => Word::PowerOn { host: HostId::from(host) },
         ["forget", host] => Word::Forget { host: HostId::from(host) },
         ["pin-device", host] => Word::PinDevice { host: HostId::from(host) },
-        ["protect", name] => Word::Protect { instance: guest(name)? },
-        ["unprotect", name] => Word::Unprotect { instance: guest(name)? },
-        ["recover", name] => Word::Recover { instance: guest(name)? },
+        ["protect", name] => Word::Protect { instance: guest_id(name)? },
+        ["unprotect", name] => Word::Unprotect { instance: guest_id(name)? },
+        ["recover", name] => Word::Recover { instance: guest_id(name)? },
         _ => return Err("no such word".to_owned()),
     })
 }
@@ -315,6 +363,11 @@ fn number(text: &str) -> Result<usize, String> {
 fn index(name: &str) -> Result<usize, String> {
     let digits = name.trim_start_matches(|c: char| c.is_ascii_alphabetic());
     number(digits)?.checked_sub(1).ok_or_else(|| format!("{name}: they are counted from 1"))
+}
+
+/// The world counts its guests from nought.
+fn guest_id(name: &str) -> Result<InstanceId, String> {
+    index(name).map(|guest| InstanceId(format!("guest-{guest}")))
 }
 
 fn plane(name: &str) -> Result<usize, String> {

@@ -10,6 +10,7 @@ use crate::Triage;
 use crate::command::Command;
 use crate::id::{BootId, HostId, IncidentId, InstanceId, StepId};
 use crate::observation::Outcome;
+use crate::record::{StepKind, StepRecord};
 use crate::time::Moment;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -142,6 +143,10 @@ pub enum CloudAct {
         instance: InstanceId,
         ask: u64,
     },
+    /// These servers are about to be evacuated: what is read before each may be read now.
+    ReadAhead {
+        instances: Vec<InstanceId>,
+    },
     /// Evacuations from one host: those of ours and what became of them.
     Follow {
         source: HostId,
@@ -208,6 +213,7 @@ impl CloudAct {
         match self {
             CloudAct::ListServers { .. } => "cloud-list",
             CloudAct::FindServer { .. } => "cloud-find",
+            CloudAct::ReadAhead { .. } => "cloud-read-ahead",
             CloudAct::Follow { .. } => "cloud-follow",
             CloudAct::ForceDown { .. } => "cloud-force-down",
             CloudAct::Unforce { .. } => "cloud-unforce",
@@ -223,7 +229,8 @@ impl CloudAct {
 
     /// It may destroy, start or move something.
     pub fn changes(&self) -> bool {
-        !matches!(self, CloudAct::ListServers { .. } | CloudAct::FindServer { .. } | CloudAct::Follow { .. })
+        use CloudAct::{FindServer, Follow, ListServers, ReadAhead};
+        !matches!(self, ListServers { .. } | FindServer { .. } | ReadAhead { .. } | Follow { .. })
     }
 }
 
@@ -280,6 +287,8 @@ pub(crate) struct Sight {
     pub aggregates_told: bool,
     /// All servers as last told: by the roster, or by a list or an answer about one that came later.
     pub roster: BTreeMap<InstanceId, Server>,
+    /// Nova has told of all servers since our start.
+    pub roster_told: bool,
     pub trouble: Option<String>,
     pub listings: BTreeMap<HostId, Listing>,
     pub found: BTreeMap<InstanceId, Finding>,
@@ -291,8 +300,7 @@ pub(crate) struct Sight {
     /// Since when each evacuation is known to be under way, and to which boot of which host.
     pub under_way: BTreeMap<StepId, (Moment, Option<(HostId, BootId)>)>,
     /// Since when each service was seen down, or up.
-    pub down_since: BTreeMap<HostId, Moment>,
-    pub up_since: BTreeMap<HostId, Moment>,
+    pub service_since: BTreeMap<HostId, (bool, Moment)>,
     pub told_names: BTreeSet<HostId>,
     /// A server whose evacuation failed is not tried again before.
     pub again: BTreeMap<InstanceId, Moment>,
@@ -354,7 +362,9 @@ impl Triage {
     pub(crate) fn take_cloud_news(&mut self, news: CloudNews) {
         match news {
             CloudNews::Services(services) => self.take_services(services),
-            CloudNews::Aggregates(aggregates) => {
+            CloudNews::Aggregates(mut aggregates) => {
+                // Of several that a host is in the first by name counts, in whatever order they are told.
+                aggregates.sort_by(|a, b| a.name.cmp(&b.name));
                 self.care_is_stale |= self.sight.aggregates != aggregates;
                 self.segments_are_stale = true;
                 self.sight.aggregates_told = true;
@@ -375,6 +385,36 @@ impl Triage {
             }
             CloudNews::Answered { step, outcome } => self.take_cloud_answer(step, outcome),
             CloudNews::Trouble(why) => self.take_trouble(why),
+        }
+    }
+
+    /// Nova's answer to a step.
+    fn take_cloud_answer(&mut self, step: StepId, outcome: Outcome) {
+        let Some(record) = self.durable.steps.get(&step).cloned() else { return };
+        match &record.what {
+            StepKind::Start { target, .. } => {
+                let target = target.clone();
+                self.take_order_answer(&target, step, outcome);
+            }
+            StepKind::Evacuate { instance, .. } => {
+                let instance = instance.clone();
+                self.evacuation_answered(&record, &instance, outcome);
+            }
+            StepKind::ForceDown { .. }
+            | StepKind::Disable { .. }
+            | StepKind::Unforce { .. }
+            | StepKind::JoinAggregate { .. }
+            | StepKind::LeaveAggregate { .. }
+            | StepKind::TakeReserve { .. }
+            | StepKind::ReturnReserve { .. }
+            | StepKind::Enable { .. } => {
+                self.service_step_answered(&record, outcome);
+            }
+            _ => {}
+        }
+        // A reserved host goes back when its incident is closed: that keeps nobody busy.
+        if self.incident(step.incident).is_some_and(|incident| !incident.phase.closed()) {
+            self.work(step.incident).restless = true;
         }
     }
 
@@ -447,14 +487,11 @@ impl Triage {
 
     /// Nova's list of a host's servers, asked for after `from`; asks when there is none.
     pub(crate) fn listed(&mut self, host: &HostId, from: Moment) -> Result<BTreeMap<InstanceId, Server>, String> {
+        if let Some(servers) = self.listed_since(host, from) {
+            return Ok(servers);
+        }
         let now = self.now.at;
         let listing = self.sight.listings.get(host);
-        if let Some(listing) = listing
-            && listing.taken_at >= from
-            && let Some(servers) = &listing.servers
-        {
-            return Ok(servers.clone());
-        }
         let failed = listing.and_then(|listing| listing.failed.clone());
         let patience = if failed.is_some() { Duration::from_secs(2) } else { LOOK_AGAIN };
         let due = listing.is_none_or(|l| l.asked_at < from || now.since(l.asked_at) >= patience);
@@ -469,12 +506,16 @@ impl Triage {
         Err(failed.unwrap_or_else(|| "its servers are being listed".to_owned()))
     }
 
+    /// The list of a host's servers, if one was asked for after `from` and has come.
+    pub(crate) fn listed_since(&self, host: &HostId, from: Moment) -> Option<BTreeMap<InstanceId, Server>> {
+        let listing = self.sight.listings.get(host).filter(|listing| listing.taken_at >= from)?;
+        listing.servers.clone()
+    }
+
     /// The newest list of a host that has died since it was last heard: who is read
     /// again one by one needs no newer one to begin with.
     pub(crate) fn listed_ahead(&self, host: &HostId) -> Option<BTreeMap<InstanceId, Server>> {
-        let last_sign = self.watches.get(host)?.last_sign;
-        let listing = self.sight.listings.get(host).filter(|listing| listing.taken_at >= last_sign)?;
-        listing.servers.clone()
+        self.listed_since(host, self.watches.get(host)?.last_sign)
     }
 
     /// Asks for a host's servers while it is being fenced: its proof finds them listed.
@@ -524,11 +565,7 @@ impl Triage {
     }
 
     /// A step of this kind in this incident, the newest.
-    pub(crate) fn newest_step(
-        &self,
-        incident: IncidentId,
-        is: impl Fn(&crate::StepKind) -> bool,
-    ) -> Option<crate::StepRecord> {
+    pub(crate) fn newest_step(&self, incident: IncidentId, is: impl Fn(&StepKind) -> bool) -> Option<StepRecord> {
         self.durable.steps_of(incident).into_iter().rev().find(|step| is(&step.what))
     }
 }

@@ -13,7 +13,9 @@ use crate::cloud::{CloudAct, ServiceHold};
 use crate::id::{HostId, IncidentId};
 use crate::incident::Opening;
 use crate::record::{HostRecord, IncidentKind, IncidentRecord, Mode, Phase, StepKind};
+use crate::service::TRY_AGAIN;
 use crate::standing::Standing;
+use crate::time::Moment;
 use std::time::Duration;
 
 /// Nova has waited a minute before it calls a service down; a restart of it, or
@@ -21,8 +23,6 @@ use std::time::Duration;
 const DOWN_FOR: Duration = Duration::from_secs(30);
 /// Several reports in a row: a service that crashes in a loop is not well.
 const WELL_FOR: Duration = Duration::from_secs(60);
-/// A disable or enable that failed is tried again after this.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// In an administrator's reason for disabling a service: its host is in maintenance.
 const MAINTENANCE: &str = "maintenance";
 
@@ -32,14 +32,10 @@ impl Triage {
         let now = self.now.at;
         for host in self.durable.hosts.ids() {
             let Some(service) = self.service(&host).cloned() else { continue };
-            match service.up {
-                true => self.sight.down_since.remove(&host),
-                false => Some(*self.sight.down_since.entry(host.clone()).or_insert(now)),
-            };
-            match service.up {
-                true => Some(*self.sight.up_since.entry(host.clone()).or_insert(now)),
-                false => self.sight.up_since.remove(&host),
-            };
+            let since = self.sight.service_since.entry(host.clone()).or_insert((service.up, now));
+            if since.0 != service.up {
+                *since = (service.up, now);
+            }
             self.excuse(&host, service.enabled, &service.disabled_reason);
         }
     }
@@ -67,9 +63,9 @@ impl Triage {
     /// Opens an incident for each service that stays down on a host that lives.
     pub(crate) fn review_services(&mut self) {
         let now = self.now.at;
-        let long = |since: &&crate::Moment| now.since(**since) >= DOWN_FOR;
+        let long = |(up, since): &(bool, Moment)| !up && now.since(*since) >= DOWN_FOR;
         let down: Vec<HostId> =
-            self.sight.down_since.iter().filter(|(_, since)| long(since)).map(|(host, _)| host.clone()).collect();
+            self.sight.service_since.iter().filter(|(_, since)| long(since)).map(|(host, _)| host.clone()).collect();
         for host in down {
             if self.host(&host).is_some_and(|record| self.service_is_missed(record)) {
                 let opening =
@@ -102,11 +98,12 @@ impl Triage {
         if self.service(&host).is_none() || self.sight.trouble.is_some() {
             return;
         }
-        let well = self.sight.up_since.get(&host).is_some_and(|since| self.now.at.since(*since) >= WELL_FOR);
-        match (well, self.sight.up_since.contains_key(&host)) {
-            (true, _) => self.service_is_well(id, &host, &record.service),
-            (false, true) => {}
-            (false, false) => self.take_out_of_scheduling(incident, &host),
+        match self.sight.service_since.get(&host) {
+            Some((true, since)) if self.now.at.since(*since) >= WELL_FOR => {
+                self.service_is_well(id, &host, &record.service)
+            }
+            Some((true, _)) => {}
+            _ => self.take_out_of_scheduling(incident, &host),
         }
     }
 

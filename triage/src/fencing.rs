@@ -22,9 +22,7 @@ use crate::id::{HostId, IncidentId, StepId};
 use crate::incident::Opening;
 use crate::matrix::{Act, Loss};
 use crate::observation::{FenceAnswer, Power};
-use crate::record::{
-    Heard, HeardRecord, HostRecord, IncidentKind, IncidentRecord, Mode, Phase, StepKind, StepRecord, StepState,
-};
+use crate::record::{Heard, HeardRecord, HostRecord, IncidentKind, IncidentRecord, Mode, Phase, StepKind, StepState};
 use crate::standing::Standing;
 use crate::time::{Moment, millis, shown};
 use std::collections::{BTreeMap, BTreeSet};
@@ -327,20 +325,12 @@ impl Triage {
     pub(crate) fn shoot(&mut self, id: IncidentId, host: &HostId) {
         let heard = self.heard_others(host);
         let segment = self.incident(id).map(|incident| incident.segment.clone()).unwrap_or_default();
-        let deadline_ms = millis(self.settings.fence_deadline);
+        let what = StepKind::FenceOff { host: host.clone() };
+        let precondition = "condemned, or shot by a person; every rail agreed";
+        let Some(step) = self.order_step(id, what, self.settings.fence_deadline, precondition) else { return };
         let Some(incident) = self.durable.incidents.edit(&id) else { return };
-        let step = StepId { incident: id, step: incident.next_step };
-        incident.next_step += 1;
         let first = !std::mem::replace(&mut incident.shot, true);
         self.take_down_heard(id, first, heard);
-        self.durable.steps.put(StepRecord {
-            id: step,
-            what: StepKind::FenceOff { host: host.clone() },
-            state: StepState::Ordered,
-            deadline_ms,
-            precondition: "condemned, or shot by a person; every rail agreed".to_owned(),
-            handle: String::new(),
-        });
         self.remember_shot(&segment, host);
         self.order_off(id, step, host);
         let device = self.settings.devices.get(host).map(|d| d.name.clone()).unwrap_or_default();

@@ -2,12 +2,16 @@
 //! [`Work`] is what a restart may forget.
 
 use crate::Triage;
-use crate::id::{BootId, HostId, IncidentId, InstanceId};
-use crate::record::{Entry, IncidentKind, IncidentRecord, OutcomeRecord, OutcomeState, Phase, SiteRecord};
+use crate::id::{BootId, HostId, IncidentId, InstanceId, StepId};
+use crate::record::{
+    Entry, IncidentKind, IncidentRecord, OutcomeRecord, OutcomeState, Phase, SiteRecord, StepKind, StepRecord,
+    StepState,
+};
 use crate::segments::DEFAULT_SEGMENT;
 use crate::time::{Moment, millis};
 use crate::turns::Tiers;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Lines kept in a timeline: with the next limit, well below a record's size.
 const TIMELINE_MAX: usize = 120;
@@ -42,6 +46,8 @@ pub(crate) struct Work {
     /// Doubts as last told, so that each is told once.
     pub told: String,
     pub tiers: Tiers,
+    /// Nova was asked for what is read before the first evacuations.
+    pub read_ahead: bool,
 }
 
 impl Work {
@@ -57,6 +63,7 @@ impl Work {
             fresh_from: now,
             told: String::new(),
             tiers: Tiers::default(),
+            read_ahead: false,
         }
     }
 
@@ -87,24 +94,10 @@ impl Triage {
         let id = IncidentId(site.next_incident);
         self.durable.site.put(SiteRecord { ..site });
         let segment = opening.host.as_ref().and_then(|host| self.host(host)).map(|record| record.segment.clone());
-        self.durable.incidents.put(IncidentRecord {
-            id,
-            kind: opening.kind,
-            host: opening.host,
-            boot: opening.boot,
-            instance: opening.instance,
-            segment: segment.unwrap_or_else(|| DEFAULT_SEGMENT.into()),
-            phase,
-            opened: self.now.wall,
-            closed: None,
-            next_step: 0,
-            retried_from: 0,
-            fence_passes: 0,
-            approved: None,
-            shot: false,
-            dropped: 0,
-            timeline: Vec::new(),
-        });
+        let segment = segment.unwrap_or_else(|| DEFAULT_SEGMENT.into());
+        let incident = IncidentRecord::opened(id, opening.kind, segment, phase, self.now.wall);
+        let Opening { host, boot, instance, .. } = opening;
+        self.durable.incidents.put(IncidentRecord { host, boot, instance, ..incident });
         self.work.insert(id, Work::new(self.now.at));
         id
     }
@@ -116,6 +109,28 @@ impl Triage {
 
     pub(crate) fn incident(&self, id: IncidentId) -> Option<&IncidentRecord> {
         self.durable.incidents.get(&id)
+    }
+
+    /// One more step of an incident, ordered: durable before anything leaves the process.
+    pub(crate) fn order_step(
+        &mut self,
+        id: IncidentId,
+        what: StepKind,
+        deadline: Duration,
+        precondition: &str,
+    ) -> Option<StepId> {
+        let incident = self.durable.incidents.edit(&id)?;
+        let step = StepId { incident: id, step: incident.next_step };
+        incident.next_step += 1;
+        self.durable.steps.put(StepRecord {
+            id: step,
+            what,
+            state: StepState::Ordered,
+            deadline_ms: millis(deadline),
+            precondition: precondition.to_owned(),
+            handle: String::new(),
+        });
+        Some(step)
     }
 
     /// One more line of an incident's timeline.

@@ -347,6 +347,30 @@ pub struct IncidentRecord {
     pub timeline: Vec<Entry>,
 }
 
+impl IncidentRecord {
+    /// About nobody yet, with nothing done.
+    pub fn opened(id: IncidentId, kind: IncidentKind, segment: SegmentId, phase: Phase, opened: Wall) -> Self {
+        Self {
+            id,
+            kind,
+            host: None,
+            boot: None,
+            instance: None,
+            segment,
+            phase,
+            opened,
+            closed: None,
+            next_step: 0,
+            retried_from: 0,
+            fence_passes: 0,
+            approved: None,
+            shot: false,
+            dropped: 0,
+            timeline: Vec::new(),
+        }
+    }
+}
+
 /// One of everybody heard when an incident's first off order was committed;
 /// retries keep the hosts, and take down the boot that each runs by then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

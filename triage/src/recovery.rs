@@ -17,7 +17,7 @@ use crate::record::{
     Home, HomeWhy, IncidentKind, IncidentRecord, InstanceRecord, Mode, OutcomeState, Phase, StepKind, StepRecord,
     StepState,
 };
-use crate::time::{Moment, millis};
+use crate::time::Moment;
 use crate::watch::Round;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -28,6 +28,8 @@ const GATHER_LASTS: Duration = Duration::from_secs(5);
 const START_SETTLES: Duration = Duration::from_secs(10);
 /// An unsettled start is asked about again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// As a cloud's adapter calls a server that Nova does not know.
+const NOT_FOUND: &str = "not-found";
 
 /// A fresh inventory from every connected agent.
 #[derive(Debug)]
@@ -38,11 +40,21 @@ pub(crate) struct Gather {
     pub answered: BTreeSet<HostId>,
 }
 
+/// Why a server is left that neither a list nor a question about it finds.
+pub(crate) const DELETED: &str = "Nova does not know it: its owner has deleted it";
+
 /// What is to become of one instance now.
 enum Next {
     Outcome(OutcomeState, Option<HostId>, String),
-    Start { target: HostId, why: String },
-    DestroyIncoming { host: HostId },
+    Start {
+        target: HostId,
+        why: String,
+    },
+    DestroyIncoming {
+        host: HostId,
+    },
+    /// Nobody knows it any more.
+    Deleted,
 }
 
 impl Triage {
@@ -58,13 +70,12 @@ impl Triage {
     pub(crate) fn review_recovery(&mut self, id: IncidentId) {
         let Some(incident) = self.incident(id).cloned() else { return };
         let Some(host) = incident.host.clone() else { return };
-        self.hasten(&incident, &host);
+        if self.in_openstack() {
+            return self.review_evacuations(&incident, &host);
+        }
         let from = self.work(id).fresh_from;
         if !self.fresh_inventories(from) {
             return;
-        }
-        if self.in_openstack() {
-            return self.review_evacuations(id, &host);
         }
         let mut affected = self.lost_with(&incident, &host);
         self.take_turns(id, &mut affected);
@@ -159,6 +170,10 @@ impl Triage {
                 Next::Outcome(state, host, text) => self.tell_outcome(id, &record, state, host, &text),
                 Next::Start { target, why } => self.order_start(id, record, &target, &why),
                 Next::DestroyIncoming { host } => self.order_destroy_incoming(id, &record, &host),
+                Next::Deleted => {
+                    self.was_deleted(instance);
+                    self.tell_outcome(id, &record, OutcomeState::Skipped, None, DELETED);
+                }
             },
         }
     }
@@ -194,8 +209,9 @@ impl Triage {
         if !record.wanted {
             return skip("it was not to run: stopped, saved or paused by its user");
         }
-        if !self.is_protected(record) {
-            return skip("it is not protected");
+        let protection = self.protection(record);
+        if !protection.value {
+            return skip(&format!("it is not protected: {}", protection.rule));
         }
         if record.vanished && record.defined_on.is_empty() {
             return skip("it vanished from its host, and nobody has it defined: it was removed, or is out of sight");
@@ -251,6 +267,10 @@ impl Triage {
                     return Err(why);
                 }
                 (home.clone(), format!("at home on {home}"))
+            }
+            // A server that a login may not see is not found either: no list of all may name it.
+            _ if refused.is_some_and(|why| why.contains(NOT_FOUND)) && self.is_listed_nowhere(record) => {
+                return Ok(Next::Deleted);
             }
             _ if self.in_openstack() => {
                 return Err(format!(
@@ -310,20 +330,9 @@ impl Triage {
 
     fn order_start(&mut self, id: IncidentId, mut record: InstanceRecord, target: &HostId, why: &str) {
         let Some((boot, define)) = self.target_boot(&record, target) else { return };
-        let deadline_ms = millis(self.settings.start_deadline);
-        let Some(incident) = self.durable.incidents.edit(&id) else { return };
-        let step = StepId { incident: id, step: incident.next_step };
-        incident.next_step += 1;
         let what = StepKind::Start { instance: record.id.clone(), target: target.clone(), boot: boot.clone(), define };
-        let precondition = "no home but the target is left; fresh inventories of every connected agent".to_owned();
-        self.durable.steps.put(StepRecord {
-            id: step,
-            what,
-            state: StepState::Ordered,
-            deadline_ms,
-            precondition,
-            handle: String::new(),
-        });
+        let precondition = "no home but the target is left; fresh inventories of every connected agent";
+        let Some(step) = self.order_step(id, what, self.settings.start_deadline, precondition) else { return };
         record.homes.retain(|host, home| host == target || !self.is_dead(host, &home.boot));
         record.homes.insert(target.clone(), Home { boot, why: HomeWhy::Ordered(step), incoming: false });
         record.moved_to = (record.last_host != *target).then(|| target.clone());
@@ -519,20 +528,9 @@ impl Triage {
         work.retry_at = Some(now.plus(ASK_AGAIN));
         work.fresh_from = now;
         let Some(boot) = self.host(host).and_then(|h| h.boots.last()).cloned() else { return };
-        let deadline_ms = millis(self.settings.start_deadline);
-        let Some(incident) = self.durable.incidents.edit(&id) else { return };
-        let step = StepId { incident: id, step: incident.next_step };
-        incident.next_step += 1;
         let what = StepKind::DestroyIncoming { instance: instance.clone(), host: host.clone(), boot: boot.clone() };
-        let precondition = "its source is proven dead, and the copy has never run".to_owned();
-        self.durable.steps.put(StepRecord {
-            id: step,
-            what,
-            state: StepState::Ordered,
-            deadline_ms,
-            precondition,
-            handle: String::new(),
-        });
+        let precondition = "its source is proven dead, and the copy has never run";
+        let Some(step) = self.order_step(id, what, self.settings.start_deadline, precondition) else { return };
         let text = format!("an incoming copy on {host} that never ran is destroyed first");
         self.tell_outcome(id, record, OutcomeState::Planned, None, &text);
         self.send_order(step, host, boot, Order::DestroyIncoming { instance });

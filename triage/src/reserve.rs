@@ -11,10 +11,10 @@
 
 use crate::Triage;
 use crate::cloud::{CloudAct, ServiceHold};
-use crate::evacuation::TRY_AGAIN;
 use crate::id::{HostId, IncidentId, InstanceId, SegmentId};
 use crate::record::{HostRecord, IncidentRecord, InstanceRecord, StepKind, StepState};
 use crate::segments::DEFAULT_SEGMENT;
+use crate::service::TRY_AGAIN;
 use serde::{Deserialize, Serialize};
 
 /// How the servers of a dead host find a new one.
@@ -221,7 +221,7 @@ impl Triage {
     }
 
     /// Where each earlier evacuation of a server in this incident was to go, and why it failed.
-    fn failed_at(&self, id: IncidentId, instance: &InstanceId) -> Vec<(Option<HostId>, String)> {
+    pub(crate) fn failed_at(&self, id: IncidentId, instance: &InstanceId) -> Vec<(Option<HostId>, String)> {
         let from = self.incident(id).map_or(0, |incident| incident.retried_from);
         let steps = self.durable.steps_of(id).into_iter().filter(|step| step.id.step >= from);
         let failed = steps.filter_map(|step| match (step.what, step.state) {

@@ -3,12 +3,11 @@
 
 use crate::Triage;
 use crate::command::Order;
-use crate::id::{BootId, HostId, IncidentId, InstanceId, StepId};
+use crate::id::{BootId, HostId, IncidentId, InstanceId};
 use crate::incident::Opening;
 use crate::record::{
     IncidentKind, InstanceRecord, Mode, OutcomeRecord, OutcomeState, Phase, Proof, StepKind, StepRecord, StepState,
 };
-use crate::time::millis;
 use std::time::Duration;
 
 /// An unanswered order of the hold is sent again after this long.
@@ -151,20 +150,11 @@ impl Triage {
                 true
             }
             None => {
-                let deadline_ms = millis(self.settings.start_deadline);
-                let Some(incident) = self.durable.incidents.edit(&id) else { return true };
-                let step = StepId { incident: id, step: incident.next_step };
-                incident.next_step += 1;
-                let precondition = "the host holds its guests; those to be started are".to_owned();
-                self.durable.steps.put(StepRecord {
-                    id: step,
-                    what,
-                    state: StepState::Ordered,
-                    deadline_ms,
-                    precondition,
-                    handle: String::new(),
-                });
-                self.send_order(step, host, boot.clone(), order);
+                let precondition = "the host holds its guests; those to be started are";
+                let step = self.order_step(id, what, self.settings.start_deadline, precondition);
+                if let Some(step) = step {
+                    self.send_order(step, host, boot.clone(), order);
+                }
                 true
             }
         }

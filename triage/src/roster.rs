@@ -6,7 +6,8 @@
 
 use crate::Triage;
 use crate::cloud::Server;
-use crate::id::{HostId, InstanceId};
+use crate::id::{HostId, IncidentId, InstanceId};
+use crate::record::{IncidentRecord, InstanceRecord, OutcomeRecord, OutcomeState, Phase};
 use std::collections::BTreeMap;
 
 impl Server {
@@ -20,11 +21,35 @@ impl Triage {
     pub(crate) fn take_roster(&mut self, servers: Vec<Server>) {
         let before = std::mem::take(&mut self.sight.roster);
         self.meet(servers);
+        self.sight.roster_told = true;
+        self.look_for_the_missing();
         // Whoever an agent shows is there, whatever the list says.
         let missed = before.into_iter().filter(|(id, _)| !self.sight.roster.contains_key(id) && self.has_home(id));
         let missed: BTreeMap<InstanceId, Server> = missed.collect();
         self.sight.roster.extend(missed);
         self.care_is_stale = true;
+    }
+
+    /// A server that waits and is listed no longer may have been deleted meanwhile: its host's
+    /// list is read anew, and Nova is asked about the server.
+    fn look_for_the_missing(&mut self) {
+        let now = self.now.at;
+        let waits = |incident: &&IncidentRecord| incident.phase == Phase::Waiting;
+        let waiting: Vec<IncidentId> = self.durable.incidents.iter().filter(waits).map(|of| of.id).collect();
+        for id in waiting {
+            let missing = |outcome: &&OutcomeRecord| {
+                outcome.state == OutcomeState::Waiting && !self.sight.roster.contains_key(&outcome.instance)
+            };
+            if self.durable.outcomes_of(id).iter().any(missing) {
+                let work = self.work(id);
+                work.fresh_from = now;
+                work.restless = true;
+            }
+        }
+    }
+
+    pub(crate) fn is_listed_nowhere(&self, record: &InstanceRecord) -> bool {
+        self.in_openstack() && self.sight.roster_told && !self.sight.roster.contains_key(&record.id)
     }
 
     /// What is newer than the roster.

@@ -21,24 +21,9 @@ fn segment(name: &str, mode: Mode, shot: &[&str]) -> Record {
 }
 
 fn incident(host: &str, phase: Phase) -> IncidentRecord {
-    IncidentRecord {
-        id: IncidentId(1),
-        kind: IncidentKind::HostSilent,
-        host: Some(host.into()),
-        boot: None,
-        instance: None,
-        segment: "default".into(),
-        phase,
-        opened: Wall::default(),
-        closed: None,
-        next_step: 0,
-        retried_from: 0,
-        fence_passes: 0,
-        approved: None,
-        shot: false,
-        dropped: 0,
-        timeline: Vec::new(),
-    }
+    let opened =
+        IncidentRecord::opened(IncidentId(1), IncidentKind::HostSilent, "default".into(), phase, Wall::default());
+    IncidentRecord { host: Some(host.into()), ..opened }
 }
 
 struct Site(Triage);
@@ -148,9 +133,9 @@ fn an_aggregate_that_is_marked_or_named_makes_a_segment_and_the_hand_beats_the_r
     };
     let all = ["hv1", "hv2", "hv3", "hv4"];
     let aggregates = vec![
+        aggregate("named", &["hv1", "hv2"], "no"),
         aggregate("all", &all, "no"),
         aggregate("marked", &["hv1", "hv4"], "yes"),
-        aggregate("named", &["hv1", "hv2"], "no"),
     ];
     site.seen(Observation::CloudSpoke(CloudNews::Aggregates(aggregates)));
     assert_eq!(["hv1", "hv2", "hv3", "hv4"].map(|host| site.of(host)), ["marked", "named", "default", "edge"]);

@@ -2,7 +2,7 @@
 
 use super::{Guest, Guests, Marked};
 use crate::digest::Fnv;
-use crate::domain_xml::{Kind, Source, directory_of};
+use crate::domain_xml::{Kind, Source, directory_of, place_of};
 use crate::verdict;
 use medevac_proto::session::{Disk, Instance, Inventory, InventoryChange, RunState, StorageMark, disk};
 use prost::Message;
@@ -174,8 +174,11 @@ impl Guests {
         chain
     }
 
+    /// The markers of places; of what lies in one of them only what differs.
     fn readable(&self) -> Vec<(String, String)> {
-        let readable = self.storage.iter().filter(|(_, m)| m.readable && !m.marker.is_empty());
+        let place = |d: &str| self.storage.get(place_of(d)).map(|m| &m.marker);
+        let told = |d: &str, m: &Marked| place_of(d) == d || place(d) != Some(&m.marker);
+        let readable = self.storage.iter().filter(|(d, m)| m.readable && !m.marker.is_empty() && told(d, m));
         readable.map(|(directory, m)| (directory.clone(), m.marker.clone())).collect()
     }
 

@@ -209,3 +209,15 @@ fn disks_carry_markers_and_media_without_one_bind_to_the_host() {
     assert_eq!(g.files().get("/base/b"), Some(&true));
     assert_eq!(g.files().get("/iso/x"), Some(&false), "no marker is made beside a medium");
 }
+
+#[test]
+fn folders_that_share_the_marker_of_their_place_are_told_by_the_place_alone() {
+    let folder = |last| format!("/inst/00000000-0000-0000-0000-00000000000{last}");
+    let marked = |marker: &str| Marked { marker: marker.into(), readable: true };
+    let storage =
+        [("/inst".into(), marked("m1")), (folder(1), marked("m1")), (folder(2), marked("m2")), (folder(3), marked(""))];
+    let mut g = running();
+    g.set_storage(storage.into(), [].into());
+    let told: Vec<_> = g.publish().unwrap().storage.into_iter().map(|s| (s.directory, s.marker)).collect();
+    assert_eq!(told, [("/inst".to_owned(), "m1".to_owned()), (folder(2), "m2".to_owned())]);
+}

@@ -8,7 +8,7 @@ use medevac_aggregator::config::Config;
 use medevac_proto::session::agent_frame::Body;
 use medevac_proto::session::aggregator_frame::Body as Told;
 use medevac_proto::session::{
-    CommandResult, Disk, DomainXml, Hello, Inventory, ProbeReport, ProbeResult, StorageMark, command,
+    CommandResult, Disk, DomainXml, Hello, Instance, Inventory, ProbeReport, ProbeResult, StorageMark, command,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -64,14 +64,13 @@ pub struct World {
     pub started: Vec<(String, String)>,
 }
 
-fn guests(generation: u64, running: bool) -> Inventory {
+/// What a host shows that runs these.
+fn guests(generation: u64, ids: &[String]) -> Inventory {
     let mut inventory = inventory(generation);
-    let guest = &mut inventory.instances[0];
+    let mut guest = inventory.instances.remove(0);
     guest.xml_hash = medevac_proto::text_hash(XML);
     guest.disks = vec![Disk { path: "/nfs/web.img".into(), kind: 1, directory: "/nfs".into(), marker: "nfs-1".into() }];
-    if !running {
-        inventory.instances.clear();
-    }
+    inventory.instances = ids.iter().map(|uuid| Instance { uuid: uuid.clone(), ..guest.clone() }).collect();
     inventory.storage = vec![StorageMark { directory: "/nfs".into(), marker: "nfs-1".into() }];
     inventory
 }
@@ -81,18 +80,18 @@ pub struct FakeHost {
     host: String,
     agent: Agent,
     world: Arc<Mutex<World>>,
-    runs: bool,
+    runs: Vec<String>,
     generation: u64,
     boot_ms: u64,
 }
 
 impl FakeHost {
-    pub async fn join(dir: &Path, host: &str, running: &Running, world: &Arc<Mutex<World>>, runs: bool) -> Self {
+    pub async fn join(dir: &Path, host: &str, running: &Running, world: &Arc<Mutex<World>>, runs: Vec<String>) -> Self {
         // An address that no socket can connect to, so that nothing leaves this machine:
         // our own eyes see nothing, the peers decide.
         let said = Hello {
             planes: [("mgmt".to_owned(), "255.255.255.255".to_owned())].into(),
-            inventory: Some(guests(1, runs)),
+            inventory: Some(guests(1, &runs)),
             ..hello(&format!("boot-of-{host}"))
         };
         let agent = Agent::join(dir, host, running.address, said).await;
@@ -123,7 +122,7 @@ impl FakeHost {
         match told {
             Told::InventoryAsk(ask) => {
                 let inventory =
-                    Inventory { ask: ask.ask, taken_boot_ms: self.boot_ms, ..guests(self.generation, self.runs) };
+                    Inventory { ask: ask.ask, taken_boot_ms: self.boot_ms, ..guests(self.generation, &self.runs) };
                 self.agent.say(Body::Inventory(inventory)).await;
             }
             Told::XmlAsk(ask) => {
@@ -149,9 +148,9 @@ impl FakeHost {
                 if let Some(command::Order::Start(start)) = &ordered.order {
                     assert_eq!(start.xml, "<domain/>", "it is not defined here");
                     self.world.lock().unwrap().started.push((start.uuid.clone(), self.host.clone()));
-                    self.runs = true;
+                    self.runs = vec![start.uuid.clone()];
                     self.generation += 1;
-                    self.agent.say(Body::Inventory(guests(self.generation, true))).await;
+                    self.agent.say(Body::Inventory(guests(self.generation, &self.runs))).await;
                 }
                 let done = CommandResult { id: ordered.id, outcome: 1, ..CommandResult::default() };
                 self.agent.say(Body::CommandResult(done)).await;

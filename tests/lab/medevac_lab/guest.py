@@ -24,7 +24,7 @@ STAMP_TIMEOUT_S = 20.0
 CMDLINE = (
     "console=ttyS0 quiet panic=0 mitigations=off nokaslr tsc=reliable no_timer_check "
     "rcupdate.rcu_expedited=1 cryptomgr.notests random.trust_cpu=on lpj=4000000 i8042.noaux 8250.nr_uarts=1 "
-    "audit=0 selinux=0 apparmor=0 nowatchdog mdv.uuid={uuid}"
+    "audit=0 selinux=0 apparmor=0 nowatchdog"
 )
 
 
@@ -43,7 +43,7 @@ def domain_xml(
     <type arch='x86_64' machine='pc'>hvm</type>
     <kernel>{cache}/vmlinux</kernel>
     <initrd>{cache}/initramfs.cpio</initrd>
-    <cmdline>{CMDLINE.format(uuid=identity)}</cmdline>
+    <cmdline>{CMDLINE} mdv.uuid={identity}</cmdline>
   </os>
   <features><acpi/><tcg><tb-cache unit='MiB'>32</tb-cache></tcg></features>
   <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>Nehalem</model></cpu>

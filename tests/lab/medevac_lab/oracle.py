@@ -29,7 +29,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from medevac_lab import plan, procs  # noqa: E402
-from medevac_lab.storage import read_stamp  # noqa: E402
+from medevac_lab.storage import disks_of, instances, read_stamp  # noqa: E402
 
 # Between two looks. A double start that lasts shorter than this may be missed
 # by the process table, and is then caught by the disks' stamps.
@@ -206,8 +206,8 @@ class Sampler:
             self.violation(uuid, f"{together[0].name} runs at both ends of a migration: {where}", key)
 
     def look_at_disk(self, uuid: str) -> None:
-        for folder in ("disks", "shared"):
-            stamp = read_stamp(self.lab / folder / uuid)
+        for disk in disks_of(self.lab, uuid):
+            stamp = read_stamp(disk)
             if stamp is None:
                 continue
             seen = self.stamps.setdefault(uuid, [])
@@ -276,7 +276,7 @@ class Oracle:
         found = [event["detail"] for event in self.events() if event["what"] == "violation"]
         if not self.running_now():
             found.append("the oracle's sampler does not run, see log/oracle.log")
-        for path in sorted(self.lab.glob("consoles/*.log")):
+        for path in sorted([*self.lab.glob("consoles/*.log"), *instances(self.lab).glob("*/console.log")]):
             conflicts = [line for line in path.read_text(errors="replace").splitlines() if "MDV-CONFLICT" in line]
             if conflicts:
                 found.append(f"{conflicts[0]} ({len(conflicts)} times)")

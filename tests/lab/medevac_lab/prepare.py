@@ -220,7 +220,7 @@ def initramfs(modules: list[tuple[str, bytes]]) -> bytes:
     directory, file, link = 0o040755, 0o100755, 0o120777
     entries = [(name, directory, b"") for name in ("bin", "dev", "proc", "sys", "run", "modules")]
     entries.append(("bin/busybox", file, Path("/bin/busybox").read_bytes()))
-    for applet in ("sh", "mount", "insmod", "mkfifo", "head", "poweroff"):
+    for applet in ("sh", "mount", "insmod", "mkfifo", "head", "poweroff", "sync"):
         entries.append((f"bin/{applet}", link, b"busybox"))
     for name, data in modules:
         entries.append((f"modules/{name}.ko", file, data))

@@ -9,8 +9,9 @@ enforce, so a second start is a second writer, as between real machines; and
 cutting the storage plane cuts the disks.
 """
 
-import contextlib
+import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 from . import plan, procs
 from .cgroups import Group
@@ -19,6 +20,9 @@ from .wait import wait_until
 
 # A disk holds one stamp of one sector; a mebibyte keeps every tool content.
 DISK_BYTES = 1 << 20
+# How an image in the format qcow2 begins, and where in an entry of its tables an offset stands.
+QCOW2 = b"QFI\xfb"
+QCOW2_OFFSET = (1 << 56) - (1 << 9)
 
 
 class Storage:
@@ -81,17 +85,53 @@ class Storage:
     def remove_disks(self) -> None:
         for folder in (self.disks, self.shared):
             for path in folder.glob("*"):
-                with contextlib.suppress(IsADirectoryError):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
                     path.unlink()
+
+
+def instances(lab: Path) -> Path:
+    """Where Nova's own driver keeps everything of its servers: a folder that all hosts see."""
+    return lab / "shared" / "instances"
+
+
+def disks_of(lab: Path, identity: str) -> list[Path]:
+    """Every place that all hosts see in which the disk of a guest may lie."""
+    return [lab / "disks" / identity, lab / "shared" / identity, instances(lab) / identity / "disk"]
+
+
+def first_byte(disk: BinaryIO) -> int | None:
+    """Where in its image a disk's first byte lies; None while a qcow2 image has none of its own."""
+    header = disk.read(48)
+    if not header.startswith(QCOW2):
+        return 0
+    at = int.from_bytes(header[40:48], "big")
+    for _ in range(2):
+        # The tables of both levels: the first entry of each.
+        disk.seek(at)
+        at = int.from_bytes(disk.read(8), "big") & QCOW2_OFFSET
+        if not at:
+            return None
+    return at
+
+
+def read_disk(path: Path, begin: int, size: int) -> bytes:
+    """Bytes of a disk's first 64 KiB; none where it is missing or nothing was written yet."""
+    try:
+        with open(path, "rb") as disk:
+            base = first_byte(disk)
+            if base is None:
+                return b""
+            disk.seek(base + begin)
+            return disk.read(size)
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
 
 
 def read_stamp(path: Path) -> tuple[str, str, int] | None:
     """(instance uuid, incarnation, counter) of the first sector; None when nothing was stamped yet."""
-    try:
-        with open(path, "rb") as disk:
-            fields = disk.read(512).split()
-    except FileNotFoundError:
-        return None
+    fields = read_disk(path, 0, 512).split()
     if len(fields) < 4 or fields[0] != b"MDV1":
         return None
     try:

@@ -7,6 +7,7 @@ green because the lab could not show it.
 from medevac_cloud import ApiError, CloudLab, is_active
 from medevac_lab import stays_true, wait_until
 from medevac_lab.registry import case
+from medevac_lab.storage import first_byte, read_disk
 
 # Somebody's data, on a sector that the guest never touches.
 DATA = b"the only copy of somebody's thesis"
@@ -26,12 +27,22 @@ def refused(call, *words, status: int = 400) -> str:
 
 def write_data(path) -> None:
     with open(path, "r+b") as disk:
-        disk.seek(DATA_AT)
+        disk.seek(first_byte(disk) + DATA_AT)
         disk.write(DATA)
 
 
 def has_data(path) -> bool:
-    return path.exists() and path.read_bytes()[DATA_AT : DATA_AT + len(DATA)] == DATA
+    return read_disk(path, DATA_AT, len(DATA)) == DATA
+
+
+def lay_data(lab: CloudLab, servers) -> None:
+    """On the disk of each, while it stands still."""
+    for server in servers:
+        lab.cloud.action(server, "os-stop")
+        lab.cloud.wait_server(server, lambda row: row["status"] == "SHUTOFF", f"{server} is stopped")
+        write_data(server.disk_path)
+        lab.cloud.action(server, "os-start")
+    lab.cloud.wait_active(servers)
 
 
 @case(limit=300, needs_product=False)
@@ -95,12 +106,7 @@ def a_local_root_is_rebuilt_empty_and_the_original_is_deleted_on_return(lab: Clo
     """The loss that medevac has to prevent: nobody asks, nobody is told."""
     cloud = lab.cloud
     local, remote = cloud.boot(1, host="hv1", root="local", name="local")[0], cloud.boot(1, host="hv1")[0]
-    for server in (local, remote):
-        cloud.action(server, "os-stop")
-        cloud.wait_server(server, lambda row: row["status"] == "SHUTOFF", f"{server} is stopped")
-        write_data(server.disk_path)
-        cloud.action(server, "os-start")
-    cloud.wait_active([local, remote])
+    lay_data(lab, [local, remote])
     host = lab.host("hv1")
     host.crash()
     cloud.force_down(host)

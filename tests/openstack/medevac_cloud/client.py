@@ -140,6 +140,15 @@ class Client:
         headers = {"OpenStack-API-Version": f"compute {version}"}
         return self.call("nova-api", method, f"/v2.1{path}", body, headers, ok=ok)
 
+    def upload(self, name: str, kind: str, data: bytes, **properties: str) -> str:
+        """A public image of Glance's: raw, or a kernel (aki) or initrd (ari)."""
+        container = "bare" if kind == "raw" else kind
+        body = {"name": name, "disk_format": kind, "container_format": container, "visibility": "public", **properties}
+        image = self.call("glance", "POST", "/v2/images", body).body["id"]
+        octets = {"Content-Type": "application/octet-stream"}
+        self.call("glance", "PUT", f"/v2/images/{image}/file", headers=octets, data=data)
+        return image
+
 
 def listens(lab: Path, port: int, address: str = plan.ADDRESS, namespace: str = plan.NAMESPACE) -> bool:
     """True when something takes connections there."""

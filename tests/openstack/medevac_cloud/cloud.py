@@ -20,6 +20,7 @@ from pathlib import Path
 from medevac_lab import plan as lab_plan
 from medevac_lab.host import Host
 from medevac_lab.lab import Lab
+from medevac_lab.storage import instances
 from medevac_lab.wait import wait_until
 
 from . import config, plan, tables
@@ -258,6 +259,8 @@ class Cloud(Verbs):
         for compute in self.computes.values():
             if compute.log_path.exists():
                 shutil.copy2(compute.log_path, folder / f"{compute.host}-nova-compute.log")
+        for path in instances(self.lab.root).glob("*/console.log"):
+            shutil.copy2(path, folder / f"{path.parent.name}-console.log")
         told, self.client.timeout = {}, EVIDENCE_TIMEOUT_S
         for name, ask in (("servers", self.servers), ("services", self.services), ("migrations", self.migrations)):
             try:

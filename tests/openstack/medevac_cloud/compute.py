@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medevac_lab import plan as lab_plan
 from medevac_lab.host import Host
+from medevac_lab.storage import instances
 from medevac_lab.wait import wait_until
 
 from . import config, plan
@@ -43,9 +44,9 @@ class Compute:
         """From the host's next boot on."""
         etc = self.host.folder / "etc" / "nova"
         etc.mkdir(parents=True, exist_ok=True)
-        for name in ("lock", "instances"):
-            (self.state / name).mkdir(parents=True, exist_ok=True)
         writer = config.Writer(self.lab, self.tree.root, knobs)
+        for path in (self.state / "lock", self.state / "instances", instances(self.lab)):
+            path.mkdir(parents=True, exist_ok=True)
         (etc / "nova.conf").write_text(writer.compute(self.name, self.hypervisor, self.host.address()))
         self.host.set_services({SERVICE: self.service()})
 

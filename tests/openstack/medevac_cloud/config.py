@@ -13,8 +13,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from medevac_lab import plan as lab_plan
+from medevac_lab.storage import instances
+
 from . import plan
 from .newer import Newer
+
+# Nova's drivers: the lab's own, and the one that clouds run.
+DRIVERS = {"lab": "labvirt.LabDriver", "libvirt": "libvirt.LibvirtDriver"}
 
 
 @dataclass
@@ -29,7 +35,9 @@ class Knobs:
     lifecycle_delay: float = 15.0
     resume_guests_state_on_host_boot: bool = False
     sync_power_state_interval: int = 600
-    # What a hypervisor offers.
+    # lab: virt/labvirt.py; libvirt: Nova's own, everything of its servers on a folder that all hosts see.
+    driver: str = "lab"
+    # What a hypervisor offers, under the lab's driver.
     memory_mib: int = 16384
     vcpus: int = 128
     nova_api_processes: int = 3
@@ -242,17 +250,26 @@ class Writer:
             "keystone_authtoken": token_check("nova"),
         }
 
+    def instances(self) -> Path:
+        """Where a host keeps its servers."""
+        return instances(self.lab) if self.knobs.driver == "libvirt" else Path("/var/lib/nova/instances")
+
     def compute(self, name: str, hypervisor: str, address: str) -> str:
         """nova.conf of one hypervisor."""
         sections = self.nova_common(Path("/var/lib/nova"), address, name)
         sections["DEFAULT"] |= {
-            "instances_path": "/var/lib/nova/instances",
-            "compute_driver": "labvirt.LabDriver",
+            "instances_path": self.instances(),
+            "compute_driver": DRIVERS[self.knobs.driver],
             "resume_guests_state_on_host_boot": self.knobs.resume_guests_state_on_host_boot,
             "sync_power_state_interval": self.knobs.sync_power_state_interval,
             "max_concurrent_builds": 50,
             "reserved_host_memory_mb": 0,
         }
+        # Emulation alone, and Nova's own choices otherwise: images that grow, over one that all share.
+        sections["libvirt"] = {"virt_type": "qemu", "cpu_mode": "none"}
+        # In place of sudo.
+        helper = f"{lab_plan.PYTHON} {self.root}/usr/bin/privsep-helper --config-file /etc/nova/nova.conf"
+        sections["nova_sys_admin"] = {"helper_command": helper}
         sections["labvirt"] = {
             "lab": self.lab,
             "hypervisor_hostname": hypervisor,

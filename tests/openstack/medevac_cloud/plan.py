@@ -42,6 +42,8 @@ USER = "medevac"
 # Whose servers are rescued.
 PROJECT = "demo"
 IMAGE = "tiny"
+# What Nova's own driver boots.
+GUEST_IMAGE = "guest"
 # Small enough that many fit, and no smaller than the guest.
 FLAVOR = {"name": "tiny", "id": "1", "ram": 96, "vcpus": 1, "disk": 1}
 

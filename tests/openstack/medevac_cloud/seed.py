@@ -219,10 +219,7 @@ class Seed:
 
     def image_and_flavor(self) -> None:
         client = Client(self.lab)
-        body = {"name": plan.IMAGE, "disk_format": "raw", "container_format": "bare", "visibility": "public"}
-        image = client.call("glance", "POST", "/v2/images", body).body["id"]
-        octets = {"Content-Type": "application/octet-stream"}
-        client.call("glance", "PUT", f"/v2/images/{image}/file", headers=octets, data=bytes(4096))
+        client.upload(plan.IMAGE, "raw", bytes(4096))
         client.nova("POST", "/flavors", {"flavor": plan.FLAVOR})
 
 

@@ -7,12 +7,14 @@ these are the test's own hands and eyes.
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
-from medevac_lab.guest import BOOT_TIMEOUT_S, Stamping
+from medevac_lab.guest import BOOT_TIMEOUT_S, CMDLINE, Stamping
 from medevac_lab.host import Host
+from medevac_lab.storage import DISK_BYTES, instances
 from medevac_lab.wait import wait_until
 
 from . import plan
 from .client import ApiError, Client
+from .config import Knobs
 
 # One core boots a guest in two seconds; a dozen at once share two cores with everything else.
 ACTIVE_TIMEOUT_S = 180.0
@@ -26,13 +28,16 @@ POLL_S = 0.3
 class Server(Stamping):
     """One server of Nova's: a guest of the lab, known to Nova by the same uuid.
 
-    `root` says where its disk is: network, shared, or local (on the host that
-    it was booted on; `disk_path` is that one, also after an evacuation).
+    `root` says where its disk is: network, shared, local (on the host that it
+    was booted on; `disk_path` is that one, also after an evacuation), or
+    instances (under Nova's own driver: beside everything else of the server).
     """
 
     def __init__(self, cloud, name: str, identity: str, root: str, host: str):
         self.cloud, self.root, self.first_host = cloud, root, host
-        if root == "local":
+        if root == "instances":
+            disk_path = instances(cloud.lab.root) / identity / "disk"
+        elif root == "local":
             disk_path = cloud.compute(host).state / "instances" / identity / "disk"
         else:
             disk_path = cloud.lab.root / ("shared" if root == "shared" else "disks") / identity
@@ -41,6 +46,10 @@ class Server(Stamping):
     def show(self) -> dict:
         """As Nova has it now."""
         return self.cloud.server(self.uuid)
+
+    def console(self) -> str:
+        path = self.disk_path.with_name("console.log")
+        return path.read_text(errors="replace") if self.root == "instances" and path.exists() else super().console()
 
     @property
     def host(self) -> str:
@@ -66,6 +75,7 @@ class Verbs:
     """Nova's calls, by the names that a case wants."""
 
     client: Client
+    knobs: Knobs
 
     def nova(self, method: str, path: str, body=None, version: str = plan.MICROVERSION, ok: bool = True):
         """The body of the answer; with ok=False the whole answer, whatever it is."""
@@ -74,8 +84,19 @@ class Verbs:
 
     # -- servers ------------------------------------------------------------
     def image(self) -> str:
-        images = self.client.call("glance", "GET", "/v2/images").body["images"]
-        return next(image["id"] for image in images if image["name"] == plan.IMAGE)
+        """What a server is made from: nothing, or the lab's guest where Nova's own driver has to boot it."""
+        images = {row["name"]: row["id"] for row in self.client.call("glance", "GET", "/v2/images").body["images"]}
+        if self.knobs.driver == "lab":
+            return images[plan.IMAGE]
+        if plan.GUEST_IMAGE not in images:
+            cache = self.lab.root / "cache"
+            kernel = self.client.upload("kernel", "aki", (cache / "vmlinux").read_bytes())
+            initrd = self.client.upload("initrd", "ari", (cache / "initramfs.cpio").read_bytes())
+            words = {"kernel_id": kernel, "ramdisk_id": initrd, "os_command_line": CMDLINE}
+            # The guest reads a line before it writes its first: of a gibibyte without one it would read all.
+            root = b"\n".ljust(DISK_BYTES, b"\0")
+            images[plan.GUEST_IMAGE] = self.client.upload(plan.GUEST_IMAGE, "raw", root, **words)
+        return images[plan.GUEST_IMAGE]
 
     def boot(
         self,
@@ -95,17 +116,18 @@ class Verbs:
         """
         hosts = [str(host)] if host else [str(each) for each in self.lab.hosts]
         image, hints = self.image(), more.pop("hints", None)
+        root = "instances" if self.knobs.driver == "libvirt" else root
 
         def one(number: int) -> Server:
             target = hosts[number % len(hosts)]
-            asked = {"root": root, **(metadata or {})}
+            asked = {"root": root} if root in ("shared", "local") else {}
             body = {
                 "name": f"{name}{number + 1}",
                 "imageRef": image,
                 "flavorRef": flavor,
                 "networks": "none",
                 "host": target,
-                "metadata": asked if root != "network" else metadata or {},
+                "metadata": {**asked, **(metadata or {})},
                 **more,
             }
             wrapped = {"server": body, **({"os:scheduler_hints": hints} if hints else {})}

@@ -10,6 +10,7 @@
 //!   nova state vm1 paused              the server is in this state
 //!   nova delete vm1                    its owner deletes it
 //!   nova hide vm1   nova unhide vm1    lists do not name it
+//!   nova renames hv1                   its nova-compute there goes by hv1.example.org
 //!   nova stop-compute hv1   nova start-compute hv1   nova disable hv1
 //!   nova kill-at-evacuation before|after             the aggregator dies there
 //! ```
@@ -37,6 +38,7 @@ pub(super) fn fault(words: &[&str]) -> Result<Fault, String> {
         ["unhide", guest] => nova(NovaFault::Unhide(index(guest)?)),
         ["stop-compute", host] => nova(NovaFault::StopCompute(index(host)?)),
         ["start-compute", host] => nova(NovaFault::StartCompute(index(host)?)),
+        ["renames", host] => nova(NovaFault::Rename(index(host)?)),
         ["disable", host] => nova(NovaFault::Disable(index(host)?)),
         _ => Err("Nova does nothing of that kind".to_owned()),
     }

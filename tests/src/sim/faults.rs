@@ -101,6 +101,8 @@ pub enum NovaFault {
     /// Only nova-compute, on a host that is well.
     StopCompute(usize),
     StartCompute(usize),
+    /// Its nova-compute on this host goes by another name.
+    Rename(usize),
     /// An administrator, for a reason of his own.
     Disable(usize),
 }

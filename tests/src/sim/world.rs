@@ -47,10 +47,19 @@ pub struct Options {
     pub reserved: BTreeSet<usize>,
     /// Host aggregates of Nova's.
     pub aggregates: Vec<Aggregate>,
-    /// Marks on the flavor of each guest; without them a seed draws some.
-    pub marks: BTreeMap<usize, Marks>,
+    pub written: Written,
     /// Hosts that nothing can switch off.
     pub without_device: BTreeSet<usize>,
+}
+
+/// Marks by guest; a seed draws some more on flavors.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    pub flavors: BTreeMap<usize, Marks>,
+    /// An image that bears some is public, and this guest's alone.
+    pub images: BTreeMap<usize, Marks>,
+    /// Its own metadata, which its tenant writes.
+    pub servers: BTreeMap<usize, Marks>,
 }
 
 impl Default for Options {
@@ -65,7 +74,7 @@ impl Default for Options {
             openstack: false,
             reserved: BTreeSet::new(),
             aggregates: Vec::new(),
-            marks: BTreeMap::new(),
+            written: Written::default(),
             without_device: BTreeSet::new(),
         }
     }
@@ -256,7 +265,7 @@ impl World {
             world.boot(host);
         }
         if options.openstack {
-            world.found_nova(&options.marks, options.aggregates);
+            world.found_nova(&options.written, options.aggregates);
         }
         world.at(0, Event::StartAggregator);
         world.at(0, Event::Look);

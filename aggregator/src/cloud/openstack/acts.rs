@@ -1,9 +1,11 @@
 //! The acts, each as its requests.
 
+use super::ahead::Look;
 use super::{LOOK_WITHIN, SERVICE_WITHIN, Shared, outcome, refused};
-use medevac_openstack::{Answer, ComputeService, Failure, Kind, Migration, MigrationFilter};
+use medevac_openstack::{Answer, ComputeService, Failure, Kind, Migration};
 use medevac_triage::{CloudAct, CloudNews, HostId, InstanceId, Outcome};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -15,8 +17,13 @@ const REBUILDING: &str = "rebuild";
 const OVER: [&str; 7] = ["completed", "done", "failed", "error", "cancelled", "confirmed", "reverted"];
 
 impl Shared {
-    pub(super) async fn carry_out(&self, act: CloudAct, begun: Instant) -> CloudNews {
-        match act {
+    /// `None`: there is nothing to tell.
+    pub(super) async fn carry_out(self: &Arc<Self>, act: CloudAct, begun: Instant) -> Option<CloudNews> {
+        let news = match act {
+            CloudAct::ReadAhead { instances } => {
+                self.read_ahead(instances, begun + LOOK_WITHIN);
+                return None;
+            }
             CloudAct::ListServers { host, ask } => {
                 let answer = self.nova.servers(Some(self.names.nova(&host)), begun + LOOK_WITHIN).await.result();
                 let servers = match answer {
@@ -71,13 +78,16 @@ impl Shared {
                 CloudNews::Answered { step, outcome: done }
             }
             CloudAct::Evacuate { step, instance, source, target, deadline, abandoned } => {
-                let done = self.evacuate(&instance, &source, target.as_ref(), &abandoned, begun + deadline).await;
+                let until = begun + deadline;
+                let look = self.looked(&instance, begun, until).await;
+                let done = self.evacuate(look, &instance, &source, target.as_ref(), &abandoned, until).await;
                 CloudNews::Answered { step, outcome: done }
             }
             CloudAct::Restart { step, instance, host, deadline } => {
                 CloudNews::Answered { step, outcome: self.restart(&instance, &host, begun + deadline).await }
             }
-        }
+        };
+        Some(news)
     }
 
     /// Nova's id of a host's nova-compute.
@@ -166,21 +176,19 @@ impl Shared {
     /// is read again directly before, and nothing is sent late.
     async fn evacuate(
         &self,
+        look: Look,
         id: &InstanceId,
         source: &HostId,
         target: Option<&HostId>,
         abandoned: &BTreeSet<i64>,
         until: Instant,
     ) -> Outcome {
-        let filter = MigrationFilter::evacuations_of(id.as_str());
-        let (server, migrations) =
-            tokio::join!(self.nova.server(id.as_str(), until), self.nova.migrations(&filter, until));
-        let server = match server {
+        let server = match look.server {
             Answer::Done(server) => server,
             Answer::Refused(refusal) => return refused(&refusal.kind.to_string(), refusal.to_string()),
             Answer::Unknown(_) | Answer::NotSent(_) => return Outcome::NotSent,
         };
-        let Answer::Done(migrations) = migrations else { return Outcome::NotSent };
+        let Answer::Done(migrations) = look.migrations else { return Outcome::NotSent };
         let name = self.names.nova(source);
         if server.host.as_deref() != Some(name) {
             let now = server.host.unwrap_or_default();

@@ -9,7 +9,7 @@
 //! ```
 
 use super::Shared;
-use medevac_openstack::{Answer, Failure, Kind, Migration, MigrationFilter, traces};
+use medevac_openstack::{Answer, Failure, InstanceAction, Kind, Migration, MigrationFilter, traces};
 use medevac_triage::{Course, HostId, InstanceId, Move, StepId};
 use tokio::time::Instant;
 
@@ -22,6 +22,15 @@ const ERROR: &str = "Error";
 
 fn unknown(failure: &impl std::fmt::Display) -> Course {
     Course::Unknown { detail: failure.to_string() }
+}
+
+/// What Nova told, or what an evacuation came to of which it tells nothing.
+fn told<T>(answer: Answer<T>) -> Result<T, Course> {
+    match answer.result() {
+        Ok(value) => Ok(value),
+        Err(Failure::Refused(refusal)) if refusal.kind == Kind::NotFound => Err(Course::Deleted),
+        Err(failure) => Err(unknown(&failure)),
+    }
 }
 
 impl Shared {
@@ -39,9 +48,11 @@ impl Shared {
         let step = of.step;
         let request = match of.request.is_empty() {
             false => of.request,
-            true => match self.lost_request(&of, until).await {
-                Ok(Some(request)) => request,
-                Ok(None) => return (step, Course::Unseen),
+            true => match told(self.nova.instance_actions(of.instance.as_str(), until).await) {
+                Ok(actions) => match lost_request(&of, actions) {
+                    Some(request) => request,
+                    None => return (step, Course::Unseen),
+                },
                 Err(course) => return (step, course),
             },
         };
@@ -71,37 +82,22 @@ impl Shared {
         request: String,
         until: Instant,
     ) -> Course {
-        match (self.nova.server(instance.as_str(), until).await.result(), migration) {
+        match (told(self.nova.server(instance.as_str(), until).await), migration) {
             (Ok(server), Some(migration))
                 if server.task_state.is_none() && server.vm_state.as_deref() == Some("error") =>
             {
                 Course::Idle { request, migration: migration.id }
             }
-            (Err(Failure::Refused(refusal)), _) if refusal.kind == Kind::NotFound => Course::Deleted,
-            (Err(failure), _) => unknown(&failure),
             (Ok(_), migration) => Course::UnderWay { request, to: migration.and_then(|of| self.to(of)) },
+            (Err(course), _) => course,
         }
-    }
-
-    /// The answer was lost: which of the server's actions is the one that nobody else asked for?
-    async fn lost_request(&self, of: &Move, until: Instant) -> Result<Option<String>, Course> {
-        let actions = match self.nova.instance_actions(of.instance.as_str(), until).await.result() {
-            Ok(actions) => actions,
-            Err(Failure::Refused(refusal)) if refusal.kind == Kind::NotFound => return Err(Course::Deleted),
-            Err(failure) => return Err(unknown(&failure)),
-        };
-        // Newest first: if that one is an earlier try, ours has not come. Whoever asked
-        // for it: while it runs, ours may not be sent.
-        let newest = actions.into_iter().find(|action| action.action == traces::EVACUATE);
-        Ok(newest.and_then(|action| action.request_id).filter(|request| !of.others.contains(request)))
     }
 
     /// Nova says done; the server itself must say so too.
     async fn arrived(&self, instance: &InstanceId, source: &HostId, request: String, until: Instant) -> Course {
-        let server = match self.nova.server(instance.as_str(), until).await.result() {
+        let server = match told(self.nova.server(instance.as_str(), until).await) {
             Ok(server) => server,
-            Err(Failure::Refused(refusal)) if refusal.kind == Kind::NotFound => return Course::Deleted,
-            Err(failure) => return unknown(&failure),
+            Err(course) => return course,
         };
         let state = server.vm_state.unwrap_or_default();
         match server.host.map(|host| self.names.ours(&host)) {
@@ -121,22 +117,24 @@ impl Shared {
     }
 
     async fn failed(&self, instance: &InstanceId, request: String, until: Instant) -> Course {
-        match self.nova.instance_action(instance.as_str(), &request, until).await {
-            Answer::Done(action) => {
-                let words = action.events.iter().rev().find(|event| event.result.as_deref() == Some(ERROR));
-                let said =
-                    words.map(|event| format!("{}: {}", event.event, event.details.as_deref().unwrap_or("no details")));
-                let failed = action.action.message.as_deref() == Some(ERROR) || said.is_some();
-                match failed {
-                    true => Course::Failed { request, why: said.unwrap_or_else(|| "Nova gave it up".to_owned()) },
-                    // The record is of an earlier try, or of somebody else's.
-                    false => Course::UnderWay { request, to: None },
-                }
-            }
-            Answer::Refused(refusal) if refusal.kind == Kind::NotFound => Course::Deleted,
-            Answer::Refused(refusal) => unknown(&refusal),
-            Answer::Unknown(unclear) => unknown(&unclear),
-            Answer::NotSent(unsent) => unknown(&unsent),
+        let action = match told(self.nova.instance_action(instance.as_str(), &request, until).await) {
+            Ok(action) => action,
+            Err(course) => return course,
+        };
+        let words = action.events.iter().rev().find(|event| event.result.as_deref() == Some(ERROR));
+        let said = words.map(|event| format!("{}: {}", event.event, event.details.as_deref().unwrap_or("no details")));
+        match action.action.message.as_deref() == Some(ERROR) || said.is_some() {
+            true => Course::Failed { request, why: said.unwrap_or_else(|| "Nova gave it up".to_owned()) },
+            // The record is of an earlier try, or of somebody else's.
+            false => Course::UnderWay { request, to: None },
         }
     }
+}
+
+/// The answer was lost: which of the server's actions is the one that nobody else asked for?
+fn lost_request(of: &Move, actions: Vec<InstanceAction>) -> Option<String> {
+    // Newest first: if that one is an earlier try, ours has not come. Whoever asked
+    // for it: while it runs, ours may not be sent.
+    let newest = actions.into_iter().find(|action| action.action == traces::EVACUATE);
+    newest.and_then(|action| action.request_id).filter(|request| !of.others.contains(request))
 }

@@ -11,6 +11,7 @@
 //! as in plain libvirt. Servers are started by Nova alone.
 
 mod acts;
+mod ahead;
 mod courses;
 mod roster;
 mod watcher;
@@ -18,6 +19,7 @@ mod watcher;
 use super::libvirt::LibvirtCloud;
 use crate::engine::Input;
 use crate::ports::Cloud;
+use ahead::Ahead;
 use medevac_openstack::{Answer, Glance, Nova};
 use medevac_triage::{BootId, CloudAct, CloudNews, HostId, Observation, Order, Outcome, SessionId, StepId};
 use roster::Moulds;
@@ -63,6 +65,7 @@ pub(super) struct Shared {
     glance: Glance,
     names: Names,
     moulds: Mutex<Moulds>,
+    ahead: Ahead,
     /// Nova's ids of the services, as last read: force-down needs one.
     services: Mutex<BTreeMap<HostId, String>>,
     inbox: mpsc::Sender<Input>,
@@ -103,6 +106,7 @@ impl OpenstackCloud {
             nova,
             names,
             moulds: Mutex::default(),
+            ahead: Ahead::default(),
             services: Mutex::default(),
             inbox,
             turns,
@@ -133,8 +137,9 @@ impl Cloud for OpenstackCloud {
         let begun = Instant::now();
         self.runtime.spawn(async move {
             let Ok(_turn) = shared.turns.acquire().await else { return };
-            let news = shared.carry_out(act, begun).await;
-            shared.tell(news).await;
+            if let Some(news) = shared.carry_out(act, begun).await {
+                shared.tell(news).await;
+            }
         });
     }
 }

@@ -44,6 +44,11 @@ pub(super) struct Nova {
 }
 
 impl Nova {
+    fn name_of(&self, host: usize) -> HostId {
+        let named = if self.services[host].renamed { ".example.org" } else { "" };
+        HostId(format!("{}{named}", id(host)))
+    }
+
     /// As Nova has it: of the one aggregate of a host that makes a zone, or else its own word for the rest.
     fn zone_of(&self, host: usize) -> String {
         let of = self.aggregates.iter().find(|one| !one.zone.is_empty() && one.hosts.contains(&id(host)));
@@ -60,6 +65,8 @@ struct Service {
     running: Option<(u32, u64)>,
     /// It was stopped on a host that is well.
     stopped: bool,
+    /// By hv1.example.org, and not by hv1.
+    renamed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +75,9 @@ struct Placed {
     active: bool,
     /// What operators say of it.
     flavor: Arc<Mould>,
+    image: Arc<Mould>,
+    /// What its tenant says of it.
+    metadata: Marks,
     /// Said by a scenario, whatever it really does.
     state: Option<String>,
     deleted: bool,
@@ -98,21 +108,35 @@ struct Migration {
     stage: Stage,
 }
 
+/// Public if operators have marked it.
+fn image(guest: usize, marks: &BTreeMap<usize, Marks>) -> Arc<Mould> {
+    let mould = match marks.get(&guest) {
+        None => Mould { id: "image-1".to_owned(), ..Mould::default() },
+        Some(marks) => {
+            let name = format!("debian-vm{}", guest + 1);
+            Mould { id: format!("image-of-{guest}"), name, marks: marks.clone() }
+        }
+    };
+    Arc::new(mould)
+}
+
 fn number(name: &str, prefix: &str) -> usize {
     name.trim_start_matches(prefix).parse().unwrap_or(0)
 }
 
 impl World {
     /// The site is Nova's from now on: servers where they run, nothing starts by itself.
-    pub(super) fn found_nova(&mut self, marks: &BTreeMap<usize, Marks>, aggregates: Vec<Aggregate>) {
+    pub(super) fn found_nova(&mut self, written: &Written, aggregates: Vec<Aggregate>) {
         let guests = self.guests.len();
-        let flavors: Vec<Arc<Mould>> = (0..guests).map(|guest| self.flavor(guest, marks)).collect();
+        let flavors: Vec<Arc<Mould>> = (0..guests).map(|guest| self.flavor(guest, &written.flavors)).collect();
         let on = |guest| (0..self.hosts.len()).find(|host| self.hosts[*host].guests.contains_key(&guest)).unwrap_or(0);
         let servers = (0..guests)
             .map(|guest| Placed {
                 host: on(guest),
                 active: true,
                 flavor: Arc::clone(&flavors[guest]),
+                image: image(guest, &written.images),
+                metadata: written.servers.get(&guest).cloned().unwrap_or_default(),
                 ..Placed::default()
             })
             .collect();
@@ -204,7 +228,7 @@ impl World {
         };
         if matches!(news, CloudNews::Services(_)) {
             self.tell(start, Observation::CloudSpoke(CloudNews::Trouble(String::new())));
-            let roster = (0..self.guests.len()).map(|guest| self.server(guest)).collect();
+            let roster = self.servers_where(|placed| !placed.deleted && !placed.hidden);
             self.tell(start, Observation::CloudSpoke(CloudNews::Roster(roster)));
             let aggregates = self.nova.as_ref().map(|nova| nova.aggregates.clone()).unwrap_or_default();
             if !aggregates.is_empty() || !self.reserved.is_empty() {
@@ -217,7 +241,7 @@ impl World {
     fn nova_services(&self) -> Option<Vec<ComputeService>> {
         let nova = self.nova.as_ref().filter(|nova| nova.down_until <= self.now)?;
         let shown = |(host, service): (usize, &Service)| ComputeService {
-            host: id(host),
+            host: nova.name_of(host),
             zone: nova.zone_of(host),
             up: self.believed_up(host),
             enabled: service.disabled.is_empty(),
@@ -251,6 +275,10 @@ impl World {
         for (guest, placed) in nova.servers.iter_mut().enumerate().filter(|(_, placed)| placed.host == host) {
             placed.active &= running.contains(&guest);
         }
+        // A real one is slower with those whose owners deleted them, and does it, too.
+        gone.extend(
+            (0..nova.servers.len()).filter(|guest| nova.servers[*guest].host == host && nova.servers[*guest].deleted),
+        );
         for guest in gone {
             self.hosts[host].defined.remove(&guest);
             if self.hosts[host].guests.remove(&guest).is_some() {
@@ -281,6 +309,8 @@ impl World {
                 let server = if down { Err(error) } else { Ok(self.server_unless_deleted(guest)) };
                 CloudNews::Found { instance, ask, server }
             }
+            // What is read directly before an evacuation is read as of then.
+            CloudAct::ReadAhead { .. } => return,
             CloudAct::Follow { source, ask, moves } => {
                 let course = |of: &Move| match down {
                     true => (of.step, Course::Unknown { detail: error.clone() }),
@@ -405,7 +435,8 @@ impl World {
             Some(nova) => {
                 let left =
                     nova.moves.iter().any(|m| m.source == host && matches!(m.stage, Stage::Moving | Stage::Done(_)));
-                match act(!left, &mut nova.services[host]) {
+                let service = &mut nova.services[host];
+                match if service.renamed { Err("unknown-host") } else { act(!left, service) } {
                     Ok(()) => Outcome::Done { detail: String::new() },
                     Err(reason) => Outcome::Refused { reason: reason.to_owned(), detail: "simulated".to_owned() },
                 }
@@ -450,7 +481,11 @@ impl World {
     }
 
     fn servers_on(&self, host: usize) -> Vec<Server> {
-        let named = |placed: &Placed| placed.host == host && !placed.deleted && !placed.hidden;
+        let known = self.nova.as_ref().is_some_and(|nova| !nova.services[host].renamed);
+        self.servers_where(|placed| known && placed.host == host && !placed.deleted && !placed.hidden)
+    }
+
+    fn servers_where(&self, named: impl Fn(&Placed) -> bool) -> Vec<Server> {
         let placed = |guest: &usize| self.nova.as_ref().is_some_and(|nova| named(&nova.servers[*guest]));
         (0..self.guests.len()).filter(placed).map(|guest| self.server(guest)).collect()
     }
@@ -467,11 +502,12 @@ impl World {
         Server {
             id: guest_id(guest),
             name: format!("vm{}", guest + 1),
-            host: id(host),
+            host: self.nova.as_ref().map_or_else(|| id(host), |nova| nova.name_of(host)),
             vm_state: state.unwrap_or_else(|| if active { "active" } else { "stopped" }.to_owned()),
             memory_kib: 1 << 20,
-            image: Arc::new(Mould { id: "image-1".to_owned(), ..Mould::default() }),
+            image: placed.map(|placed| Arc::clone(&placed.image)).unwrap_or_default(),
             flavor: placed.map(|placed| Arc::clone(&placed.flavor)).unwrap_or_default(),
+            marks: placed.map(|placed| placed.metadata.clone()).unwrap_or_default(),
             ..Server::default()
         }
     }
@@ -505,6 +541,9 @@ impl World {
         if let Some(left) = nova.limits.get_mut(&guest).filter(|left| **left > 0) {
             *left -= 1;
             return refused("too-many");
+        }
+        if nova.servers[guest].deleted {
+            return refused("not-found");
         }
         if nova.servers[guest].host != source {
             return refused("moved");
@@ -568,9 +607,11 @@ impl World {
     }
 
     fn restart_server(&mut self, guest: usize, host: usize) -> Outcome {
-        let placed = self.nova.as_ref().map(|nova| nova.servers[guest].host);
-        if placed != Some(host) {
-            return Outcome::Refused { reason: "moved".to_owned(), detail: "simulated".to_owned() };
+        let refused = |reason: &str| Outcome::Refused { reason: reason.to_owned(), detail: "simulated".to_owned() };
+        match self.nova.as_ref().map(|nova| &nova.servers[guest]) {
+            Some(placed) if placed.deleted => return refused("not-found"),
+            Some(placed) if placed.host == host => {}
+            _ => return refused("moved"),
         }
         if !self.compute_runs(host) {
             return Outcome::Unknown { detail: "simulated: nova-compute does not answer".to_owned() };
@@ -612,6 +653,7 @@ impl World {
             NovaFault::Hide(guest) => nova.servers[guest].hidden = true,
             NovaFault::Unhide(guest) => nova.servers[guest].hidden = false,
             NovaFault::StopCompute(host) => nova.services[host].stopped = true,
+            NovaFault::Rename(host) => nova.services[host].renamed = true,
             NovaFault::StartCompute(host) => {
                 nova.services[host].stopped = false;
                 self.at(CLEARS_UP_AFTER, Event::NovaClearsUp(host, boots[host]));
