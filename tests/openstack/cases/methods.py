@@ -23,7 +23,7 @@ def method(name: str, *reserved: str) -> str:
 
 def shown_as(lab: CloudLab, host: str, text: str) -> None:
     """What `medevacctl hosts` says of a reserve."""
-    wait_until(lambda: host_row(lab, host)["why"] == text, 30, f"{host} is shown as {text!r}")
+    wait_until(lambda: host_row(lab, host).get("why") == text, 30, f"{host} is shown as {text!r}")
 
 
 def logged(lab: CloudLab, text: str) -> None:
@@ -81,6 +81,8 @@ def servers_go_to_a_reserved_host_and_one_that_took_nobody_is_reserved_again(lab
     shown_as(lab, "hv4", "reserved")
     lab.host("hv3").crash()
     recovered(lab, "hv3", servers, asked=3)
+    failed = [entry["text"] for entry in lab.incident("hv3")["timeline"] if entry["code"] == "planned"]
+    assert all("No valid host was found" in text for text in failed), failed
     assert {server.host for server in servers} == {"hv2"}, "there was room nowhere else"
     for server in servers:
         assert targets(lab, server) == ["hv3", "hv4", None], targets(lab, server)
@@ -91,7 +93,7 @@ def servers_go_to_a_reserved_host_and_one_that_took_nobody_is_reserved_again(lab
     lab.assert_only_fenced("hv1", "hv3")
 
 
-@case(hosts=4, limit=500)
+@case(hosts=4, limit=500, soak=True)
 def a_server_for_which_nova_finds_no_room_waits_for_a_dead_reserve_and_goes_there_when_it_is_back(lab: CloudLab):
     cloud = lab.cloud
     cloud.disable("hv3", RESERVE)

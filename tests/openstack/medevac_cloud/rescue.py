@@ -45,8 +45,9 @@ def recovered(lab, host: str, servers, asked: int = 1) -> None:
 
     `asked` is how often Nova was asked to evacuate each of them.
     """
-    lab.cloud.wait_active(servers, not_on=[host], timeout=RESCUE_S)
-    wait_until(lambda: lab.incident(host)["state"] == "closed", 60, f"the incident of {host} closes")
+    # Before that Nova may call a server broken that is evacuated once more.
+    wait_until(lambda: lab.incident(host)["state"] == "closed", RESCUE_S, f"the incident of {host} closes")
+    lab.cloud.wait_active(servers, not_on=[host])
     lab.cloud.assert_agrees(servers)
     told = outcomes(lab, host)
     for server in servers:
@@ -64,8 +65,8 @@ def hold(lab, host: str | Host) -> None:
 
 
 def host_row(lab, host: str | Host) -> dict:
-    """A host as `medevacctl hosts` shows it."""
-    return next(row for row in lab.ctl("hosts") if row["name"] == str(host))
+    """A host as `medevacctl hosts` shows it; empty until it has joined."""
+    return next((row for row in lab.ctl("hosts") if row["name"] == str(host)), {})
 
 
 def wait_alert(lab, code: str, *words: str, timeout: float = 30) -> str:
