@@ -40,6 +40,10 @@ const UNUSED_BEFORE_END: Duration = Duration::from_secs(10);
 /// If Keystone doesn't say; its shortest common setting is longer.
 const LIFETIME_IF_UNSAID: Duration = Duration::from_secs(300);
 
+/// A catalog without Nova may be put right any moment, and Keystone itself keeps an old one for minutes:
+/// it is asked for again before long.
+const KEPT_WITHOUT_NOVA: Duration = Duration::from_secs(20);
+
 /// Pauses after failures: doubling from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -256,7 +260,7 @@ async fn log_in(http: Http, credentials: Arc<Credentials>) -> Outcome {
         None => catalog::compute(&told.token.catalog, credentials.region.as_deref(), credentials.interface),
     };
     let image = catalog::image(&told.token.catalog, credentials.region.as_deref(), credentials.interface);
-    let lifetime = lifetime(&told.token);
+    let lifetime = kept(lifetime(&told.token), compute.is_ok());
     Ok(Arc::new(Token { header, who: told.token.who(), compute, image, got: began, lifetime }))
 }
 
@@ -279,6 +283,10 @@ fn lifetime(token: &ToldToken) -> Duration {
         Duration::try_from(to.duration_since(from)).ok()
     };
     span().unwrap_or(LIFETIME_IF_UNSAID)
+}
+
+fn kept(lifetime: Duration, leads_to_nova: bool) -> Duration {
+    if leads_to_nova { lifetime } else { lifetime.min(KEPT_WITHOUT_NOVA) }
 }
 
 fn request(credentials: &Credentials) -> Result<Value, CredentialsProblem> {

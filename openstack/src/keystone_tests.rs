@@ -95,6 +95,12 @@ fn a_token_is_renewed_in_time_and_never_used_at_its_end() {
 }
 
 #[test]
+fn a_token_whose_catalog_does_not_lead_to_nova_is_not_kept_for_a_day() {
+    let (day, brief) = (Duration::from_secs(86_400), Duration::from_secs(5));
+    assert_eq!((kept(day, true), kept(day, false), kept(brief, false)), (day, KEPT_WITHOUT_NOVA, brief));
+}
+
+#[test]
 fn pauses_grow_to_their_limit() {
     let failed = LoginProblem::Failed { url: String::new(), cause: String::new() };
     let refused = LoginProblem::Refused { url: String::new(), message: String::new() };

@@ -40,8 +40,8 @@ sys.path.insert(0, str(HERE.parent / "lab"))
 from bench import TIMING, Meter, Table, percentile, resident_mb, say  # noqa: E402
 
 sys.path.insert(0, str(HERE))
-from cases.rescue import watched  # noqa: E402
 from medevac_cloud import CloudLab, floor, is_active  # noqa: E402
+from medevac_cloud.rescue import watched  # noqa: E402
 from medevac_lab import plan, wait_until  # noqa: E402
 
 SOURCE = "hv1"

@@ -318,6 +318,8 @@ fn fault(words: &[&str]) -> Result<Fault, String> {
         ["refuse-start", host] => Fault::RefuseStart(index(host)?),
         ["lose-answer", host] => Fault::LoseAnswer(index(host)?),
         ["local-disk", guest] => Fault::LocalDisk(index(guest)?),
+        ["shared-file", guest] => Fault::SharedFile(index(guest)?),
+        ["unmount", host] => Fault::Unmount(index(host)?),
         ["bind", guest, ref reason @ ..] => Fault::Bind(index(guest)?, reason.join(" ")),
         ["fill", host] => Fault::Fill(index(host)?),
         ["drain", host] => Fault::Drain(index(host)?),

@@ -334,6 +334,8 @@ pub(crate) struct Following {
 /// Ten at a time move fifty servers twice as fast as all at once: measured on
 /// two cores, and near the best everywhere else for Nova's own queues.
 pub(crate) const WINDOW_FIRST: usize = 10;
+/// The reason of a refusal that is for a limit: nothing has happened, and it says nothing of the server.
+pub const TOO_MANY: &str = "too-many";
 /// More at a time only moves the queue from us to Nova.
 pub(crate) const WINDOW_MAX: usize = 32;
 /// A question that only looks and was not answered is asked again after this.

@@ -329,11 +329,11 @@ impl Triage {
             Ok(reserved) => reserved,
             Err(why) => return wait(why),
         };
-        let target = match self.somebody_is_suspect(source).filter(|_| reserved.is_none()) {
-            None => reserved.map(|host| (host, "it is reserved".to_owned())),
-            // Nova may still believe a suspect to be up: the target is ours to name.
-            Some(suspect) => match self.choose_target(incident.id, record, std::slice::from_ref(source)) {
-                Ok(score) => Some((score.host.clone(), format!("because {suspect} is suspect"))),
+        let target = match (reserved, self.goes_astray(source, record, anew.is_some())) {
+            (Some(host), _) => Some((host, "it is reserved".to_owned())),
+            (None, None) => None,
+            (None, Some(because)) => match self.choose_target(incident.id, record, std::slice::from_ref(source)) {
+                Ok(score) => Some((score.host, because)),
                 Err(why) => return wait(why),
             },
         };
@@ -346,6 +346,18 @@ impl Triage {
             Some((host, because)) => format!("to {host}, {because}"),
         };
         Next::Evacuate { target: host, why, anew }
+    }
+
+    /// Why Nova is not to choose the host: it might choose one that is about to die, or
+    /// one that does not read the disks, where it would make them anew without a word.
+    fn goes_astray(&self, source: &HostId, record: &InstanceRecord, rebuilds: bool) -> Option<String> {
+        if let Some(suspect) = self.somebody_is_suspect(source) {
+            return Some(format!("because {suspect} is suspect"));
+        }
+        let open = self.sight.services.values().filter(|service| service.up && service.enabled);
+        let mut others = open.map(|service| &service.host).filter(|host| *host != source);
+        let lacking = others.find(|host| !rebuilds && self.reaches_disks(record, host).is_err());
+        lacking.map(|host| format!("because {host} does not read its disks"))
     }
 
     /// Somebody whom Nova's scheduler might choose and who may be about to die.

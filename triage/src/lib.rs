@@ -61,6 +61,7 @@ mod watch;
 
 pub use cloud::{
     Aggregate, CloudAct, CloudKind, CloudNews, ComputeService, Course, Marks, Mould, Move, Server, ServiceHold,
+    TOO_MANY,
 };
 pub use command::{Care, Command, Decision, Note, Order, Refusal, Reply};
 pub use evidence::Doubt;

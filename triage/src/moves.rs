@@ -7,7 +7,7 @@
 //! ```
 
 use crate::Triage;
-use crate::cloud::{Course, Move, WINDOW_FIRST, WINDOW_MAX};
+use crate::cloud::{Course, Move, TOO_MANY, WINDOW_FIRST, WINDOW_MAX};
 use crate::evacuation::NOT_SENT;
 use crate::id::{HostId, IncidentId, InstanceId, StepId};
 use crate::observation::{Outcome, RunState, StopReason};
@@ -33,6 +33,10 @@ impl Triage {
         let id = step.id.incident;
         match outcome {
             Outcome::Done { detail } => self.taken_up(step.id, instance, detail),
+            Outcome::Refused { reason, detail } if reason == TOO_MANY => {
+                self.narrow();
+                self.evacuation_failed(step, instance, format!("{NOT_SENT}: {detail}"));
+            }
             Outcome::Refused { reason, detail } => {
                 self.evacuation_failed(step, instance, format!("{reason}: {detail}"))
             }

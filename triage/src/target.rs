@@ -2,7 +2,7 @@
 //! "why host B".
 
 use crate::Triage;
-use crate::id::{HostId, IncidentId};
+use crate::id::{HostId, IncidentId, SegmentId};
 use crate::record::{HostRecord, InstanceRecord, StepKind, StepState};
 use crate::standing::Standing;
 use std::fmt;
@@ -59,7 +59,7 @@ impl Triage {
             Err(Bound::Disks(_)) if rebuilds => {}
             other => other.map_err(|bound| bound.to_string())?,
         }
-        let segment = self.host(&record.last_host).map(|host| host.segment.clone()).unwrap_or_default();
+        let segment = self.segment_at_home(record);
         let mut scores = Vec::new();
         let mut refused = Vec::new();
         for host in self.durable.hosts.iter().filter(|host| host.segment == segment && !not.contains(&host.id)) {
@@ -75,6 +75,13 @@ impl Triage {
                 format!("no target: {}", refused.join("; "))
             }
         })
+    }
+
+    /// Where its host belongs: one about which an incident is open stays in the segment in which that was
+    /// opened, and the others may have left it meanwhile.
+    fn segment_at_home(&self, record: &InstanceRecord) -> SegmentId {
+        let held = || self.host(&record.last_host).map(|host| host.segment.clone());
+        self.segment_by_rule(&record.last_host).or_else(held).unwrap_or_default()
     }
 
     fn score(
@@ -172,7 +179,7 @@ impl Triage {
     /// Whether it could run on any other host, computed while all is well and shown with its reason.
     pub(crate) fn recoverable_elsewhere(&self, record: &InstanceRecord) -> Result<(), Bound> {
         bound_to_host(record)?;
-        let segment = self.host(&record.last_host).map(|host| host.segment.clone()).unwrap_or_default();
+        let segment = self.segment_at_home(record);
         let mut why = Bound::Host("no other host has joined".to_owned());
         for host in self.durable.hosts.iter().filter(|h| h.segment == segment && h.id != record.last_host) {
             match self.reaches_disks(record, &host.id) {

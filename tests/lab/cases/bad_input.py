@@ -15,8 +15,6 @@ from medevac_lab.guest import MEMORY_MIB
 from medevac_lab.host import ENV
 from medevac_lab.registry import case
 
-from .guests import kill_qemu
-
 GARBAGE = Path(__file__).resolve().parent.parent / "medevac_lab" / "garbage.py"
 # A second aggregator's port, beside the first one's.
 TWIN_PORT = plan.AGGREGATOR_PORT + 100
@@ -252,7 +250,7 @@ def a_full_disk_under_an_agent_is_told_and_stops_nothing(lab: Lab):
         assert any("disk" in warning for warning in host_row(lab, "hv3")["warnings"])
         # Its guests' deaths are told as ever; what cannot be noted is not begun there.
         killed = time.monotonic()
-        kill_qemu(lab, guests[2])
+        lab.kill_qemu(guests[2])
         wait_until(lambda: lab.incidents(subject=guests[2].name), 10, "the guest's death is told", every=0.02)
         assert time.monotonic() - killed < 3, "and at once"
         lab.wait_each_runs_once(guests, not_on=["hv3"])

@@ -1,27 +1,15 @@
 """Guests end, move or are stopped: which of them come back, and where."""
 
-import os
-import signal
 import time
 
 from medevac_lab import Guest, Lab, stays_true, wait_until
-from medevac_lab.oracle import Finder
 from medevac_lab.registry import case
-
-
-def kill_qemu(lab: Lab, guest: Guest) -> None:
-    """SIGKILL to the QEMU of one guest, found by its UUID, in this lab's hosts only."""
-    for qemu in Finder(lab.root).look():
-        if qemu.uuid == guest.uuid and qemu.host in lab.names:
-            os.kill(qemu.pid, signal.SIGKILL)
-            return
-    raise AssertionError(f"{guest} does not run")
 
 
 @case()
 def a_guest_whose_qemu_dies_is_started_again_at_home(lab: Lab):
     guests = lab.protected_site(2)
-    kill_qemu(lab, guests[0])
+    lab.kill_qemu(guests[0])
     wait_until(lambda: lab.incidents(subject=guests[0].name), 10, "an incident about the guest", every=0.02)
     lab.wait_each_runs_once(guests)
     assert lab.oracle.running(guests[0].uuid) == ["hv1"]
@@ -33,7 +21,7 @@ def a_guest_killed_while_libvirtd_is_down_waits_for_its_cause_and_is_started_onc
     guests = lab.protected_site(2)
     host = lab.host("hv1")
     host.kill_service("libvirtd")
-    kill_qemu(lab, guests[0])
+    lab.kill_qemu(guests[0])
     lab.wait_incident_state(guests[0].name, "cause-pending", timeout=15)
     stays_true(lambda: lab.oracle.running(guests[0].uuid) == [], 6, "nothing is started before the cause is known")
     host.start_service("libvirtd")
@@ -149,5 +137,5 @@ def an_unprotected_guest_is_left_alone(lab: Lab):
     guests = lab.protected_site(3)
     lab.ctl("unprotect", guests[0].uuid, "--reason", "a test machine")
     wait_until(lambda: not lab.instance(guests[0])["protected"], 10, "the guest is unprotected")
-    kill_qemu(lab, guests[0])
+    lab.kill_qemu(guests[0])
     stays_true(lambda: lab.oracle.running(guests[0].uuid) == [], 10, "nobody starts it")

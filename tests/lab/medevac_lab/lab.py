@@ -19,16 +19,17 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 from . import cgroups, plan, power, prepare, procs
 from .aggregator import Aggregator
-from .guest import MEMORY_MIB, Guest
+from .guest import MEMORY_MIB, Guest, Stamping
 from .host import Host
 from .net import Network
-from .oracle import Oracle
+from .oracle import Finder, Oracle
 from .product import Product
 from .storage import Storage
 from .wait import wait_until
@@ -314,6 +315,14 @@ class Lab(Product):
                     raise RuntimeError(f"{guest} does not start on {guest.home}: {out.strip()}")
             for guest in batch:
                 guest.wait_stamping()
+
+    def kill_qemu(self, guest: Stamping) -> None:
+        """SIGKILL to the QEMU of one guest, found by its UUID, in this lab's hosts only."""
+        for qemu in Finder(self.root).look():
+            if qemu.uuid == guest.uuid and qemu.host in self.names:
+                os.kill(qemu.pid, signal.SIGKILL)
+                return
+        raise AssertionError(f"{guest} does not run")
 
     # -- what must hold -----------------------------------------------------
     def assert_no_violation(self) -> None:

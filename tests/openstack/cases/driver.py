@@ -5,12 +5,12 @@ own, the root a qcow2 image over one that all share.
 """
 
 from medevac_cloud import CloudLab
+from medevac_cloud.rescue import hold, recovered, watched
 from medevac_lab import wait_until
 from medevac_lab.registry import case
 from medevac_lab.storage import instances
 
 from .cloud import has_data, lay_data
-from .rescue import hold, recovered, watched
 
 
 def novas_own(lab: CloudLab) -> None:

@@ -3,40 +3,9 @@
 import time
 
 from medevac_cloud import CloudLab
+from medevac_cloud.rescue import RESCUE_S, hold, recovered, watched
 from medevac_lab import stays_true, wait_until
 from medevac_lab.registry import case
-
-# nova-compute reports, and is believed, as packaged: medevac must not wait for it.
-RESCUE_S = 120
-
-
-def watched(lab: CloudLab, servers, **config) -> None:
-    """An aggregator that has seen every server, and every nova-compute of the site."""
-    extra = f'[openstack]\nclouds_file = "{lab.cloud.clouds_yaml}"\ncloud = "lab"\n'
-    top = {"cloud": "openstack", **config.pop("top", {})}
-    lab.aggregator.configure(top=top, extra=extra, **config)
-    lab.aggregator.start()
-
-    def covered() -> bool:
-        rows = {row["uuid"]: row for row in lab.ctl("instances")}
-        seen = all(server.uuid in rows and rows[server.uuid]["protected"] for server in servers)
-        return seen and lab.ctl("status")["role"] == "deciding"
-
-    wait_until(covered, 60, f"medevac protects {servers}")
-
-
-def recovered(lab: CloudLab, host: str, servers) -> None:
-    """Nova, medevac and the processes agree: each runs once, and not on that host."""
-    lab.cloud.wait_active(servers, not_on=[host], timeout=RESCUE_S)
-    wait_until(lambda: lab.incident(host)["state"] == "closed", 60, f"the incident of {host} closes")
-    lab.cloud.assert_agrees(servers)
-    told = {row["uuid"]: row for row in lab.incident(host)["instances"]}
-    for server in servers:
-        assert told[server.uuid]["outcome"] == "recovered", told[server.uuid]
-        assert told[server.uuid]["host"] == server.host, (told[server.uuid], server.host)
-        assert len(lab.cloud.evacuate_actions(server)) == 1, lab.cloud.evacuate_actions(server)
-    lab.assert_no_violation()
-
 
 @case(limit=400)
 def a_compute_host_that_dies_has_its_servers_active_elsewhere(lab: CloudLab):
@@ -202,13 +171,6 @@ def a_host_that_reboots_in_the_middle_and_resumes_its_guests_makes_no_second_cop
     lab.cloud.wait_service("hv1", state="up", forced_down=False, status="enabled")
     lab.cloud.assert_agrees(servers)
     assert max(lab.cloud.proxy.evacuate_posts().values()) == 1, lab.cloud.proxy.evacuate_posts()
-
-
-def hold(lab: CloudLab, host) -> None:
-    """As packaged: nova-compute waits until the agent lets it."""
-    compute = lab.cloud.compute(host)
-    compute.hold = [str(lab.root / "bin" / "medevac-agent"), "wait-release", "--config", "/etc/medevac/agent.toml"]
-    compute.install(lab.cloud.knobs)
 
 
 @case(limit=500)

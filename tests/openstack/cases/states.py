@@ -219,7 +219,7 @@ ELSEWHERE = {"plain": ("hv2", "hv3"), "anti-affinity": ("hv3",), "zone": ("hv2",
 def of_each_kind(lab: CloudLab) -> dict:
     """The zone az1 is hv1 and hv2; all of these are on hv1."""
     cloud = lab.cloud
-    cloud.aggregate("row1", ["hv1", "hv2"], zone="az1")
+    cloud.aggregate("row1", "hv1", "hv2", zone="az1")
     for host, ram in FILLED.items():
         cloud.boot(1, host=host, name=f"fills-{host}-", flavor=cloud.flavor(f"fills-{host}", ram), wait=False)
     apart, together = ({"group": cloud.group(policy, policy)} for policy in ("anti-affinity", "affinity"))
@@ -234,7 +234,7 @@ def of_each_kind(lab: CloudLab) -> dict:
         "zone without room": {"availability_zone": "az1", "flavor": cloud.flavor("wide", WIDE)},
         "no room anywhere": {"flavor": cloud.flavor("huge", HUGE)},
         "encrypted volume": {},
-        "vTPM": {"flavor": cloud.flavor("trusted", **{"hw:tpm_version": "2.0", "hw:tpm_model": "tpm-crb"})},
+        "vTPM": {"flavor": cloud.flavor("trusted", specs={"hw:tpm_version": "2.0", "hw:tpm_model": "tpm-crb"})},
     }
     servers = {
         kind: cloud.boot(1, host="hv1", name=f"kind{number}-", wait=False, **more)[0]

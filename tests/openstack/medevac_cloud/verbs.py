@@ -139,10 +139,21 @@ class Verbs:
         with ThreadPoolExecutor(BOOTS_AT_ONCE) as pool:
             made = list(pool.map(one, range(count)))
         if wait:
-            self.wait_active(made)
-            for server in made:
-                server.wait_stamping(BOOT_TIMEOUT_S)
+            self.wait_running(made)
         return made
+
+    def wait_running(self, servers: list[Server]) -> None:
+        """ACTIVE, and their guests stamp their disks."""
+        self.wait_active(servers)
+        for server in servers:
+            server.wait_stamping(BOOT_TIMEOUT_S)
+
+    def flavor(self, name: str, ram: int = plan.FLAVOR["ram"], specs: dict[str, str] | None = None) -> str:
+        """A new one with these extra specs; its id is its name."""
+        self.nova("POST", "/flavors", {"flavor": {**plan.FLAVOR, "name": name, "id": name, "ram": ram}})
+        if specs:
+            self.nova("POST", f"/flavors/{name}/os-extra_specs", {"extra_specs": specs})
+        return name
 
     def servers(self, host: str | Host | None = None) -> list[dict]:
         """All of them, to the last page."""
@@ -196,26 +207,11 @@ class Verbs:
         return self.nova("GET", f"/os-migrations?migration_type=evacuation{query}")["migrations"]
 
     # -- what servers are made from -----------------------------------------
-    def flavor(self, name: str, ram: int = plan.FLAVOR["ram"], **extra: str) -> str:
-        """Its id; `extra` are its extra specs."""
-        body = {"flavor": {**plan.FLAVOR, "name": name, "id": name, "ram": ram}}
-        identity = self.nova("POST", "/flavors", body)["flavor"]["id"]
-        if extra:
-            self.nova("POST", f"/flavors/{identity}/os-extra_specs", {"extra_specs": extra})
-        return identity
-
     def group(self, name: str, policy: str) -> str:
         """A server group: affinity, anti-affinity, or one of the two that are soft."""
         return self.nova("POST", "/os-server-groups", {"server_group": {"name": name, "policy": policy}})[
             "server_group"
         ]["id"]
-
-    def aggregate(self, name: str, hosts: list[str | Host], zone: str | None = None) -> None:
-        """A host aggregate, which may be an availability zone."""
-        body = {"aggregate": {"name": name, "availability_zone": zone}}
-        where = f"/os-aggregates/{self.nova('POST', '/os-aggregates', body)['aggregate']['id']}/action"
-        for host in hosts:
-            self.nova("POST", where, {"add_host": {"host": str(host)}})
 
     # -- hosts --------------------------------------------------------------
     def services(self) -> list[dict]:
@@ -239,6 +235,17 @@ class Verbs:
 
     def enable(self, host: str | Host) -> dict:
         return self._change(host, {"status": "enabled"})
+
+    def aggregate(self, name: str, *hosts: str, zone: str | None = None) -> None:
+        """A new one of these hosts; `zone` makes it an availability zone."""
+        asked = {"aggregate": {"name": name, "availability_zone": zone}}
+        identity = self.nova("POST", "/os-aggregates", asked)["aggregate"]["id"]
+        for host in hosts:
+            self.nova("POST", f"/os-aggregates/{identity}/action", {"add_host": {"host": host}})
+
+    def aggregates(self) -> dict[str, list[str]]:
+        """The hosts of each, by its name."""
+        return {row["name"]: sorted(row["hosts"]) for row in self.nova("GET", "/os-aggregates")["aggregates"]}
 
     def hypervisors(self) -> list[dict]:
         # From 2.88 on Nova asks every host for its uptime, and waits a minute for one that died a moment ago.

@@ -6,6 +6,7 @@
 //!   nova lose-evacuation-answer        the same, of the next evacuation
 //!   nova lose-request                  the next evacuation never arrives, and nobody is told
 //!   nova fail vm1 2                    its next two evacuations find no valid host
+//!   nova limit vm1 4                   its next four evacuations are too many requests
 //!   nova state vm1 paused              the server is in this state
 //!   nova delete vm1                    its owner deletes it
 //!   nova hide vm1   nova unhide vm1    lists do not name it
@@ -26,9 +27,10 @@ pub(super) fn fault(words: &[&str]) -> Result<Fault, String> {
         ["kill-at-evacuation", "after"] => Ok(Fault::DieAtEvacuation { before: false }),
         ["lose-evacuation-answer"] => nova(NovaFault::LoseEvacuationAnswer),
         ["lose-request"] => nova(NovaFault::LoseRequest),
-        ["fail", guest, times] => {
+        [kind @ ("fail" | "limit"), guest, times] => {
             let times = u32::try_from(number(times)?).map_err(|_| "that is too often".to_owned())?;
-            nova(NovaFault::Fail { guest: index(guest)?, times })
+            let guest = index(guest)?;
+            nova(if kind == "fail" { NovaFault::Fail { guest, times } } else { NovaFault::Limit { guest, times } })
         }
         ["state", guest, state] => nova(NovaFault::State { guest: index(guest)?, state: state.to_owned() }),
         ["delete", guest] => nova(NovaFault::Delete(index(guest)?)),

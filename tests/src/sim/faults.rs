@@ -60,6 +60,10 @@ pub enum Fault {
     },
     /// This guest's disk lies on its host alone, from now on.
     LocalDisk(usize),
+    /// This guest's disk is a file in a folder that hosts share.
+    SharedFile(usize),
+    /// This host no longer reads that folder.
+    Unmount(usize),
     /// Something else binds this guest to its host, in the words of agents.
     Bind(usize, String),
     /// No memory is left above the reserve; there is again.
@@ -82,6 +86,11 @@ pub enum NovaFault {
     LoseEvacuationAnswer,
     /// The next evacuations of this server end without a valid host.
     Fail {
+        guest: usize,
+        times: u32,
+    },
+    /// The next requests to evacuate this server meet a limit.
+    Limit {
         guest: usize,
         times: u32,
     },

@@ -165,3 +165,17 @@ fn no(refusal: &Refusal) -> Outcome {
 fn refused(reason: &str, detail: impl Into<String>) -> Outcome {
     Outcome::Refused { reason: reason.to_owned(), detail: detail.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medevac_openstack::{Kind, Refusal};
+
+    #[test]
+    fn a_limit_is_told_in_the_word_that_decisions_know() {
+        let (kind, message) = (Kind::TooMany { retry_after: None }, "slow down".to_owned());
+        let answer = Answer::<()>::Refused(Refusal { status: 429, kind, message, request_id: None });
+        let Outcome::Refused { reason, .. } = outcome(answer, |()| String::new()) else { panic!("no refusal") };
+        assert_eq!(reason, medevac_triage::TOO_MANY);
+    }
+}
