@@ -168,7 +168,7 @@ class Proxy:
     def evacuations(self, server=None) -> list[dict]:
         """The POSTs that ask for an evacuation, of one server or of any; `server` is added to each."""
         posts = []
-        for entry in self.requests("POST", "/action"):
+        for entry in self.requests("POST", "/servers/"):
             try:
                 is_one = "evacuate" in json.loads(entry["body"])
             except ValueError:
