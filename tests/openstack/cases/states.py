@@ -171,7 +171,7 @@ def refused_by_nova(lab: CloudLab, servers: dict, names: list[str]) -> None:
         assert servers[name].show()[VM_STATE] == name and not lab.oracle.running(servers[name].uuid), name
 
 
-@case(limit=400)
+@case(limit=400, soak=True)
 def servers_that_wait_for_their_state_to_be_reset_come_back_when_it_is_and_retry_is_said(lab: CloudLab):
     cloud = lab.cloud
     names = ("paused", "suspended", "rescued")
@@ -249,7 +249,7 @@ def of_each_kind(lab: CloudLab) -> dict:
     return servers
 
 
-@case(limit=500)
+@case(limit=500, soak=True)
 def servers_that_nova_places_nowhere_wait_with_its_words_and_stop_no_other(lab: CloudLab):
     cloud, servers = lab.cloud, of_each_kind(lab)
     watched(lab, list(servers.values()))
