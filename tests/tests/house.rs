@@ -257,6 +257,27 @@ fn every_test_named_for_a_state_or_a_kind_of_server_exists() {
     assert_are_tests(states, &known, "the table of states");
 }
 
+/// A paragraph that says who plays a table names every one of its rows, and tests that exist.
+#[test]
+fn every_row_of_a_played_table_names_its_test() {
+    let known = names_of_tests();
+    for (name, tables) in [("openstack.md", 4), ("operating.md", 1)] {
+        let page = page(name);
+        let paragraphs: Vec<&str> = page.split("\n\n").collect();
+        let played = paragraphs.windows(2).filter(|pair| pair[1].starts_with("Played by: "));
+        assert_eq!(played.clone().count(), tables, "{name} says who plays so many tables");
+        for pair in played {
+            let who = pair[1].replace('\n', " ");
+            for row in pair[0].lines().filter(|line| line.starts_with("| ")).skip(1) {
+                let row = row.trim_matches('|').split(" | ").next().unwrap_or_default().trim().trim_matches('`');
+                let named = [format!(" {row}: "), format!(" {row}, ")].iter().any(|named| who.contains(named.as_str()));
+                assert!(named, "nobody plays {row} of {name}");
+            }
+            assert_are_tests(&who, &known, name);
+        }
+    }
+}
+
 /// Scenarios, tests in Rust, cases of the labs.
 fn names_of_tests() -> BTreeSet<String> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
