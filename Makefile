@@ -2,12 +2,12 @@
 # 12 with a Rust toolchain and no other step.
 #
 #   make check       fmt, clippy, unit tests, scenarios, 500 simulator seeds; no root (but for the first apt)
-#   make test        everything: check, guards taken away, the real lab; root
+#   make test        everything: check, guards taken away, the real lab, the real OpenStack; root
 #   make demo        three hypervisors on this machine, one dies; root.  KEEP=1 leaves them running
 #   make demo-down   removes all that the demo made, also after a crash
 #   make bench       figures, with the machine's load beside them; root
 #   make soak        the long ones: many seeds, cases at their real times; root
-#   make lab-openstack  a real Keystone, Placement, Glance and Nova on this machine; root
+#   make lab-openstack  the main cases on a real Keystone, Placement, Glance and Nova on this machine; root
 #   make test-openstack-new  what medevac takes for granted of Nova, on the newest one by pip; root.  NOVA=VERSION
 #   make bench-openstack  figures on that Nova, beside a bare client; root.  COUNTS=1,10,50: servers on the host that dies
 #   make deny        licences, duplicates and sources of the dependencies
@@ -56,7 +56,7 @@ contract-test: build-packages
 	mkdir -p target/lab
 	cp "$$($(CARGO) test --locked --workspace --test contract --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\/contract-[^"]*\)".*/\1/p')" target/lab/contract
 
-# A real OpenStack beside the lab. Not part of `test` yet: some of its cases are being written.
+# A real OpenStack beside the lab; `make soak` runs all of its cases.
 lab-openstack: lab-programs contract-test
 	MEDEVAC_BIN=target/lab tests/openstack/run.py
 
@@ -64,7 +64,7 @@ lab-openstack: lab-programs contract-test
 test-openstack-new: contract-test
 	MEDEVAC_BIN=target/lab MEDEVAC_NOVA=$(NOVA) tests/openstack/run.py -k contract
 
-test: check guards lab-without-proof lab
+test: check guards lab-without-proof lab lab-openstack
 
 demo-programs:
 	@$(CARGO) build --locked $(PROGRAMS)
@@ -89,9 +89,10 @@ bench-openstack: build-packages
 	$(CARGO) build --locked --release -p medevac-aggregator --example pace
 	MEDEVAC_BIN=target/release tests/openstack/bench.py --counts $(COUNTS)
 
-soak: lab-programs
+soak: lab-programs contract-test
 	SEEDS=$(SEEDS_SOAK) $(CARGO) test --locked -p medevac-tests --test simulator -- --nocapture
 	MEDEVAC_BIN=target/lab tests/lab/run.py --soak
+	MEDEVAC_BIN=target/lab tests/openstack/run.py --soak
 
 deny:
 	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny

@@ -226,6 +226,16 @@ async fn a_lost_answer_is_found_again_and_an_earlier_try_is_not_mistaken_for_it(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_deleted_on_its_way_is_told_at_once_though_nova_forgets_its_records_with_it() {
+    let (mut site, server) = Site::after_a_death().await;
+    let (step, outcome) = site.evacuate(&server).await;
+    let of =
+        Move { step, instance: server.clone(), request: request(outcome), others: Default::default(), doubted: false };
+    site.fake.delete_server(server.as_str());
+    assert_eq!(site.course(of).await, Course::Deleted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_never_came_leaves_no_trace() {
     let (mut site, server) = Site::after_a_death().await;
     site.fake.add_fault(Fault::new(What::CutBefore).method("POST").path("/action").once());

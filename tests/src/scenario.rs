@@ -12,7 +12,7 @@
 //!   bmc hv1 unreachable|lies|slow|well                miswire hv1 hv2
 //!   kill-guest vm1   shut-down-guest vm1  migrate vm1 hv2  refuse-start hv2   lose-answer hv2
 //!   fill hv2         drain hv2       hang-libvirt hv1  heal-libvirt hv1       start-by-hand vm1 hv2
-//!   local-disk vm1   cloud openstack nova ... (see the module `nova`)
+//!   local-disk vm1   bind vm1 host device   cloud openstack   nova ... (see the module `nova`)
 //!   reserved hv4     set recovery_method rh_priority
 //!   mark vm1 medevac:tier 2          mark image vm1 medevac:ha off            tier vm1 2      ha vm1 off
 //!   each 1..20 crash hv@             show hosts counted
@@ -318,6 +318,9 @@ fn fault(words: &[&str]) -> Result<Fault, String> {
         ["refuse-start", host] => Fault::RefuseStart(index(host)?),
         ["lose-answer", host] => Fault::LoseAnswer(index(host)?),
         ["local-disk", guest] => Fault::LocalDisk(index(guest)?),
+        ["shared-file", guest] => Fault::SharedFile(index(guest)?),
+        ["unmount", host] => Fault::Unmount(index(host)?),
+        ["bind", guest, ref reason @ ..] => Fault::Bind(index(guest)?, reason.join(" ")),
         ["fill", host] => Fault::Fill(index(host)?),
         ["drain", host] => Fault::Drain(index(host)?),
         ["hang-libvirt", host] => Fault::HangLibvirt(index(host)?),

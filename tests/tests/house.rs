@@ -229,13 +229,32 @@ fn every_test_named_for_a_case_of_another_system_exists() {
             _ if here.starts_with("not yet: ") => not_yet += 1,
             _ => panic!("neither a test nor a reason: {line}"),
         }
-        for name in here.split('`').skip(1).step_by(2) {
-            assert!(known.contains(name), "there is no test {name}: {line}");
-        }
+        assert_are_tests(here, &known, line);
     }
     let all = covered + different + not_yet;
     let told = format!("{all} lines: {covered} covered, {different} different, {not_yet} not yet.");
     assert!(page.contains(&told), "docs/peer-cases.md must say: {told}");
+}
+
+/// What stands in backticks is the name of a test.
+fn assert_are_tests(text: &str, known: &BTreeSet<String>, line: &str) {
+    for name in text.split('`').skip(1).step_by(2) {
+        assert!(known.contains(name), "there is no test {name}: {line}");
+    }
+}
+
+/// What operators read about servers whose host dies has been played.
+#[test]
+fn every_test_named_for_a_state_or_a_kind_of_server_exists() {
+    let (page, known) = (openstack_page(), names_of_tests());
+    let kinds = table(&page, "| kind | what is done | played by |");
+    for row in &kinds {
+        assert!(row[2].starts_with('`'), "no test is named: {row:?}");
+        assert_are_tests(&row[2], &known, &row[0]);
+    }
+    let (_, states) = page.split_once("Each row is played by ").expect("the table of states names its tests");
+    let (states, _) = states.split_once("\n\n").expect("a paragraph ends");
+    assert_are_tests(states, &known, "the table of states");
 }
 
 /// Scenarios, tests in Rust, cases of the labs.

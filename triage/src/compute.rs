@@ -15,7 +15,6 @@ use crate::incident::Opening;
 use crate::record::{HostRecord, IncidentKind, IncidentRecord, Mode, Phase, StepKind};
 use crate::service::TRY_AGAIN;
 use crate::standing::Standing;
-use crate::time::Moment;
 use std::time::Duration;
 
 /// Nova has waited a minute before it calls a service down; a restart of it, or
@@ -60,27 +59,34 @@ impl Triage {
         self.note("MDV-CLOUD-MAINTENANCE", false, told);
     }
 
-    /// Opens an incident for each service that stays down on a host that lives.
+    /// Opens an incident for each service that stays down on a host that lives, and for each that
+    /// is still disabled by us: the incident that did it was overtaken by another one.
     pub(crate) fn review_services(&mut self) {
         let now = self.now.at;
-        let long = |(up, since): &(bool, Moment)| !up && now.since(*since) >= DOWN_FOR;
-        let down: Vec<HostId> =
-            self.sight.service_since.iter().filter(|(_, since)| long(since)).map(|(host, _)| host.clone()).collect();
-        for host in down {
-            if self.host(&host).is_some_and(|record| self.service_is_missed(record)) {
-                let opening =
-                    Opening { kind: IncidentKind::ServiceDown, host: Some(host.clone()), boot: None, instance: None };
-                let id = self.open_incident(opening, Phase::Watching);
-                if self.incident(id).is_some_and(|incident| incident.timeline.is_empty()) {
-                    let text = format!("nova-compute on {host} is down, and the host is heard");
-                    self.log(id, "service-down", text.clone());
-                    self.note("MDV-CLOUD-SERVICE", true, format!("{id}: {text}"));
-                }
+        for host in self.durable.hosts.ids() {
+            let Some(record) = self.host(&host).filter(|record| self.service_is_ours_to_judge(record)) else {
+                continue;
+            };
+            let down = match self.sight.service_since.get(&host) {
+                Some((false, since)) if now.since(*since) >= DOWN_FOR => true,
+                Some((true, _)) if !record.service.disabled.is_empty() => false,
+                _ => continue,
+            };
+            let opening =
+                Opening { kind: IncidentKind::ServiceDown, host: Some(host.clone()), boot: None, instance: None };
+            let id = self.open_incident(opening, Phase::Watching);
+            if self.incident(id).is_some_and(|incident| incident.timeline.is_empty()) {
+                let text = match down {
+                    true => format!("nova-compute on {host} is down, and the host is heard"),
+                    false => format!("nova-compute on {host} is up, and an earlier incident has disabled it"),
+                };
+                self.log(id, "service-down", text.clone());
+                self.note("MDV-CLOUD-SERVICE", down, format!("{id}: {text}"));
             }
         }
     }
 
-    fn service_is_missed(&self, record: &HostRecord) -> bool {
+    fn service_is_ours_to_judge(&self, record: &HostRecord) -> bool {
         let host = &record.id;
         let lives = self.standing(record) == Standing::Heard && self.streams(host) && self.hold_is_over(host);
         let ours = self.service(host).is_some_and(|service| service.forced_down) || record.service.forced_down;

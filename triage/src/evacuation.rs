@@ -18,10 +18,10 @@ use crate::cloud::{CloudAct, Server, WINDOW_FIRST};
 use crate::id::{HostId, IncidentId, InstanceId};
 use crate::record::{Home, HomeWhy, IncidentRecord, InstanceRecord, OutcomeState, StepKind};
 use crate::recovery::DELETED;
-use crate::servers::{Fate, fate};
+use crate::servers::{Fate, fate, is_set_aside};
 use crate::service::TRY_AGAIN;
 use crate::standing::Standing;
-use crate::target::Bound;
+use crate::target::{Bound, MANAGED_SAVE};
 use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -174,6 +174,7 @@ impl Triage {
         instance: &InstanceId,
         server: Option<&Server>,
     ) {
+        self.heed_reset(instance, server);
         let Some(record) = self.durable.instances.get(instance).cloned() else { return };
         let state = self.durable.outcome(incident.id, instance).map(|outcome| outcome.state);
         if matches!(state, Some(OutcomeState::Recovered | OutcomeState::Skipped)) || record.moving.is_some() {
@@ -192,6 +193,25 @@ impl Triage {
                 self.order_evacuation(incident.id, record, (source, target), anew, &why);
             }
             Next::Plain => self.advance(incident.id, instance),
+        }
+    }
+
+    /// Of a server of a dead host only a person can make active what was paused, or the like: it is to
+    /// run, and the memory that it had is given up.
+    fn heed_reset(&mut self, instance: &InstanceId, server: Option<&Server>) {
+        let known = self.durable.instances.get(instance).is_some_and(|record| record.set_aside);
+        let Some(server) = server else { return };
+        if !known && is_set_aside(server) {
+            if let Some(record) = self.durable.instances.edit(instance) {
+                record.set_aside = true;
+            }
+        } else if known
+            && server.vm_state == "active"
+            && let Some(record) = self.durable.instances.edit(instance)
+        {
+            record.set_aside = false;
+            record.wanted = true;
+            record.local_only.retain(|reason| reason != MANAGED_SAVE);
         }
     }
 
@@ -222,7 +242,11 @@ impl Triage {
             Fate::Skip(why) => return skip(why),
         };
         if !stopped && !record.wanted {
-            return Next::Stays("it was stopped or paused by its user, and Nova would start it".to_owned());
+            // A server that stood still and could not be moved Nova calls broken, and starts it the next time.
+            let failed = self.failed_at(incident.id, &record.id).pop();
+            let vain = failed.map(|(_, why)| format!("evacuated in vain: {why}; ")).unwrap_or_default();
+            let text = "it was stopped or paused by its user, and Nova would start it; is it to run?";
+            return Next::Stays(format!("{vain}{text} medevacctl recover {} --reason '...'", record.id));
         }
         if record.homes.iter().any(|(host, home)| home.incoming && !self.is_dead(host, &home.boot)) {
             return Next::Plain;
@@ -305,11 +329,11 @@ impl Triage {
             Ok(reserved) => reserved,
             Err(why) => return wait(why),
         };
-        let target = match self.somebody_is_suspect(source).filter(|_| reserved.is_none()) {
-            None => reserved.map(|host| (host, "it is reserved".to_owned())),
-            // Nova may still believe a suspect to be up: the target is ours to name.
-            Some(suspect) => match self.choose_target(incident.id, record, std::slice::from_ref(source)) {
-                Ok(score) => Some((score.host.clone(), format!("because {suspect} is suspect"))),
+        let target = match (reserved, self.goes_astray(source, record, anew.is_some())) {
+            (Some(host), _) => Some((host, "it is reserved".to_owned())),
+            (None, None) => None,
+            (None, Some(because)) => match self.choose_target(incident.id, record, std::slice::from_ref(source)) {
+                Ok(score) => Some((score.host, because)),
                 Err(why) => return wait(why),
             },
         };
@@ -322,6 +346,18 @@ impl Triage {
             Some((host, because)) => format!("to {host}, {because}"),
         };
         Next::Evacuate { target: host, why, anew }
+    }
+
+    /// Why Nova is not to choose the host: it might choose one that is about to die, or
+    /// one that does not read the disks, where it would make them anew without a word.
+    fn goes_astray(&self, source: &HostId, record: &InstanceRecord, rebuilds: bool) -> Option<String> {
+        if let Some(suspect) = self.somebody_is_suspect(source) {
+            return Some(format!("because {suspect} is suspect"));
+        }
+        let open = self.sight.services.values().filter(|service| service.up && service.enabled);
+        let mut others = open.map(|service| &service.host).filter(|host| *host != source);
+        let lacking = others.find(|host| !rebuilds && self.reaches_disks(record, host).is_err());
+        lacking.map(|host| format!("because {host} does not read its disks"))
     }
 
     /// Somebody whom Nova's scheduler might choose and who may be about to die.

@@ -192,6 +192,7 @@ fn describe(record: &mut InstanceRecord, host: &HostId, shown: &Shown) {
     record.marked = shown.marked;
     if shown.state.lives() {
         record.last_stop = StopReason::Pending;
+        record.set_aside = false;
         if shown.state != RunState::Incoming {
             // A source that hands over pauses its guest for a moment: that is no user's word.
             record.wanted = shown.state != RunState::Paused || (shown.outgoing && record.wanted);

@@ -214,6 +214,8 @@ pub struct InstanceRecord {
     pub restarts: u32,
     /// It is to run: it ran, and nobody who may stop it did.
     pub wanted: bool,
+    /// Nova called it paused, or the like, when its host was dead already.
+    pub set_aside: bool,
     /// The boot that was last shown to run it.
     pub lived_in: Option<(HostId, BootId)>,
     /// It was shown alive, and then its host no longer had it, for no reason

@@ -44,6 +44,11 @@ pub fn fate(server: &Server) -> Fate {
     row.map_or(Fate::Wait("its state is not one that medevac knows"), |(_, fate)| *fate)
 }
 
+/// It is in a state of the table that waits for a person to change it.
+pub(crate) fn is_set_aside(server: &Server) -> bool {
+    TABLE.iter().any(|(state, fate)| *state == server.vm_state && matches!(fate, Fate::Wait(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,8 @@ pub(crate) struct Score {
 
 /// As agents call what lies in a drive: a config drive, which Nova makes anew, or somebody's CD.
 const LOCAL_MEDIUM: &str = "local medium";
+/// As agents call a memory image that libvirt keeps for the next start.
+pub(crate) const MANAGED_SAVE: &str = "managed save";
 
 /// What keeps an instance on its host.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -296,6 +296,8 @@ impl Fake {
         self.change(|world, _| {
             world.servers.retain(|server| server.id != id);
             world.running.retain(|(server, _)| server != id);
+            // Its records go with it.
+            world.moves.retain(|record| record.server != id);
         });
     }
 

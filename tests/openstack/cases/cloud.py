@@ -45,7 +45,7 @@ def lay_data(lab: CloudLab, servers) -> None:
     lab.cloud.wait_active(servers)
 
 
-@case(limit=300, needs_product=False)
+@case(limit=300, needs_product=False, soak=True)
 def a_server_is_a_real_domain_on_the_host_it_was_booted_on(lab: CloudLab):
     servers = [*lab.cloud.boot(1, host="hv1"), *lab.cloud.boot(1, host="hv2", root="local", name="local")]
     for server, host in zip(servers, ("hv1", "hv2"), strict=True):
@@ -65,7 +65,7 @@ def a_server_is_a_real_domain_on_the_host_it_was_booted_on(lab: CloudLab):
     assert lab.oracle.running(servers[1].uuid) == [] and not servers[1].disk_path.exists()
 
 
-@case(limit=300, needs_product=False)
+@case(limit=300, needs_product=False, soak=True)
 def a_server_of_a_dead_host_is_evacuated_and_runs_once(lab: CloudLab):
     cloud = lab.cloud
     servers = cloud.boot(2, host="hv1")
@@ -80,7 +80,7 @@ def a_server_of_a_dead_host_is_evacuated_and_runs_once(lab: CloudLab):
     assert all(len(cloud.evacuate_actions(server)) == 1 for server in servers)
 
 
-@case(limit=300, needs_product=False)
+@case(limit=300, needs_product=False, soak=True)
 def a_returning_compute_destroys_its_stale_copy_while_forced_down(lab: CloudLab):
     """Its agent dies, the host lives on: what no fence stood before."""
     cloud, lab.violations_meant = lab.cloud, True
@@ -101,7 +101,7 @@ def a_returning_compute_destroys_its_stale_copy_while_forced_down(lab: CloudLab)
     assert server.stamps_now(), "its disk is shared and was not deleted"
 
 
-@case(limit=300, needs_product=False)
+@case(limit=300, needs_product=False, soak=True)
 def a_local_root_is_rebuilt_empty_and_the_original_is_deleted_on_return(lab: CloudLab):
     """The loss that medevac has to prevent: nobody asks, nobody is told."""
     cloud = lab.cloud
@@ -123,7 +123,7 @@ def a_local_root_is_rebuilt_empty_and_the_original_is_deleted_on_return(lab: Clo
     cloud.assert_agrees([local, remote])
 
 
-@case(limit=300, needs_product=False)
+@case(limit=300, needs_product=False, soak=True)
 def a_host_that_resumes_its_guests_starts_what_was_not_evacuated(lab: CloudLab):
     cloud = lab.cloud
     cloud.configure(resume_guests_state_on_host_boot=True)
@@ -140,7 +140,7 @@ def a_host_that_resumes_its_guests_starts_what_was_not_evacuated(lab: CloudLab):
     cloud.assert_agrees([moved, left])
 
 
-@case(limit=300, needs_product=False)
+@case(limit=300, needs_product=False, soak=True)
 def nova_hears_late_of_a_guest_that_died(lab: CloudLab):
     server = lab.cloud.boot(1, host="hv1")[0]
     lab.host("hv1").virsh("destroy", server.uuid)
@@ -150,7 +150,7 @@ def nova_hears_late_of_a_guest_that_died(lab: CloudLab):
     lab.cloud.wait_active([server])
 
 
-@case(limit=300, needs_product=False)
+@case(limit=300, needs_product=False, soak=True)
 def a_guest_started_again_within_fifteen_seconds_stays_active(lab: CloudLab):
     server = lab.cloud.boot(1, host="hv1")[0]
     lab.host("hv1").virsh("destroy", server.uuid)
@@ -160,7 +160,7 @@ def a_guest_started_again_within_fifteen_seconds_stays_active(lab: CloudLab):
     lab.cloud.assert_agrees([server])
 
 
-@case(limit=300, needs_product=False)
+@case(limit=300, needs_product=False, soak=True)
 def nova_has_no_guard_against_a_second_evacuation(lab: CloudLab):
     """Why an unanswered POST is never repeated: the server is broken, and runs twice."""
     cloud, lab.violations_meant = lab.cloud, True
@@ -177,7 +177,7 @@ def nova_has_no_guard_against_a_second_evacuation(lab: CloudLab):
     wait_until(lambda: lab.oracle.running(server.uuid) == ["hv2", "hv3"], 30, "both targets have started it")
 
 
-@case(limit=300, needs_product=False)
+@case(limit=300, needs_product=False, soak=True)
 def an_evacuation_whose_target_cannot_start_it_fails_alone(lab: CloudLab):
     cloud = lab.cloud
     servers = cloud.boot(2, host="hv1")
@@ -191,7 +191,7 @@ def an_evacuation_whose_target_cannot_start_it_fails_alone(lab: CloudLab):
     assert [row["status"] for row in cloud.migrations(instance_uuid=servers[0].uuid)] == ["failed"]
 
 
-@case(limit=300, needs_product=False)
+@case(limit=300, needs_product=False, soak=True)
 def a_host_cut_from_the_management_plane_is_down_to_nova_and_its_servers_run(lab: CloudLab):
     cloud = lab.cloud
     cloud.configure(**QUICK)

@@ -29,7 +29,7 @@ class Outsider:
         return answer.status, answer.body, time.monotonic() - begun
 
 
-@case(hosts=1, limit=300, needs_product=False)
+@case(hosts=1, limit=300, needs_product=False, soak=True)
 def the_proxy_delays_refuses_cuts_and_hangs(lab: CloudLab):
     proxy, outsider = lab.cloud.proxy, Outsider(lab)
     path = "/os-services?binary=nova-compute"
@@ -55,7 +55,7 @@ def the_proxy_delays_refuses_cuts_and_hangs(lab: CloudLab):
     assert ("cut", False) in met and ("error", False) in met and ("delay", True) in met, met
 
 
-@case(hosts=1, limit=300, needs_product=False)
+@case(hosts=1, limit=300, needs_product=False, soak=True)
 def the_proxy_shows_what_was_and_lists_that_are_too_short(lab: CloudLab):
     proxy, outsider = lab.cloud.proxy, Outsider(lab)
     servers, path = lab.cloud.boot(2), "/servers/detail?all_tenants=1"
@@ -71,7 +71,7 @@ def the_proxy_shows_what_was_and_lists_that_are_too_short(lab: CloudLab):
     assert len(outsider.ask("GET", path)[1]["servers"]) == 1
 
 
-@case(hosts=2, limit=300, needs_product=False)
+@case(hosts=2, limit=300, needs_product=False, soak=True)
 def an_evacuation_whose_answer_is_cut_off_is_carried_out_once(lab: CloudLab):
     cloud, outsider = lab.cloud, Outsider(lab)
     servers = cloud.boot(3, host="hv1")
@@ -95,7 +95,7 @@ def an_evacuation_whose_answer_is_cut_off_is_carried_out_once(lab: CloudLab):
     cloud.assert_agrees(servers[:2])
 
 
-@case(hosts=1, limit=300, needs_product=False)
+@case(hosts=1, limit=300, needs_product=False, soak=True)
 def keystone_misbehaves_too_and_no_secret_is_written_down(lab: CloudLab):
     proxy = lab.cloud.proxy
     Outsider(lab)
@@ -111,7 +111,7 @@ def keystone_misbehaves_too_and_no_secret_is_written_down(lab: CloudLab):
     assert "gAAAA" not in text, "a token"
 
 
-@case(hosts=1, limit=300, needs_product=False)
+@case(hosts=1, limit=300, needs_product=False, soak=True)
 def keystone_can_be_reached_over_tls_by_who_knows_its_authority(lab: CloudLab):
     where = f"{plan.ADDRESS}:{plan.TLS_FRONTS['keystone']}"
     ask = ["openssl", "s_client", "-connect", where, "-verify_return_error", "-verify_ip", plan.ADDRESS]
@@ -121,7 +121,7 @@ def keystone_can_be_reached_over_tls_by_who_knows_its_authority(lab: CloudLab):
     assert "lab-tls" in lab.cloud.clouds_yaml.read_text()
 
 
-@case(hosts=2, limit=300, needs_product=False)
+@case(hosts=2, limit=300, needs_product=False, soak=True)
 def a_nova_compute_that_is_held_waits_and_then_starts(lab: CloudLab):
     cloud, host = lab.cloud, lab.host("hv1")
     compute = cloud.compute(host)
@@ -141,7 +141,7 @@ def a_nova_compute_that_is_held_waits_and_then_starts(lab: CloudLab):
     cloud.assert_agrees([server])
 
 
-@case(hosts=3, limit=300, needs_product=False)
+@case(hosts=3, limit=300, needs_product=False, soak=True)
 def the_floor_evacuates_a_host(lab: CloudLab):
     servers = lab.cloud.boot(4, host="hv1")
     lab.host("hv1").crash()
@@ -152,7 +152,7 @@ def the_floor_evacuates_a_host(lab: CloudLab):
     lab.cloud.assert_agrees(servers)
 
 
-@case(hosts=1, limit=300, needs_product=False)
+@case(hosts=1, limit=300, needs_product=False, soak=True)
 def a_cell_without_its_database_answers_with_a_list_that_is_too_short(lab: CloudLab):
     """200, and nothing is there: what must not be taken for `this host has no servers`."""
     cloud = lab.cloud
@@ -166,7 +166,7 @@ def a_cell_without_its_database_answers_with_a_list_that_is_too_short(lab: Cloud
     wait_until(lambda: len(cloud.servers()) == 1, 60, "the cell is back")
 
 
-@case(hosts=2, limit=600, needs_product=False)
+@case(hosts=2, limit=600, needs_product=False, soak=True)
 def each_service_dies_and_comes_back(lab: CloudLab):
     cloud = lab.cloud
     for number, name in enumerate(("nova-api", "conductor", "scheduler", "rabbitmq", "keystone", "placement", "db")):
@@ -186,29 +186,18 @@ def try_boot(cloud, name: str):
         return None
 
 
-@case(hosts=2, limit=300, needs_product=False)
+@case(hosts=2, limit=300, needs_product=False, soak=True)
 def servers_can_be_in_the_states_that_an_incident_meets(lab: CloudLab):
     cloud = lab.cloud
     paused, suspended, locked, rescued, resized, moving = servers = cloud.boot(6, host="hv1")
-    big = cloud.nova("POST", "/flavors", {"flavor": {**plan.FLAVOR, "name": "small", "id": "2", "ram": 100}})["flavor"]
-    for server, verb, body in (
-        (paused, "pause", {}),
-        (suspended, "suspend", {}),
-        (locked, "lock", {}),
-        (rescued, "rescue", {"rescue_image_ref": cloud.image()}),
-        (resized, "resize", {"flavorRef": big["id"]}),
-        (moving, "os-migrateLive", {"host": "hv2", "block_migration": "auto"}),
-    ):
-        cloud.action(server, verb, **body)
-    for server, status in (
-        (paused, "PAUSED"),
-        (suspended, "SUSPENDED"),
-        (rescued, "RESCUE"),
-        (resized, "VERIFY_RESIZE"),
-        (moving, "ACTIVE"),
-    ):
-        wanted = lambda row, status=status: row["status"] == status and not row["OS-EXT-STS:task_state"]  # noqa: E731
-        cloud.wait_server(server, wanted, f"{server} becomes {status}")
+    cloud.put(
+        (paused, "paused", "pause"),
+        (suspended, "suspended", "suspend"),
+        (locked, "active", "lock"),
+        (rescued, "rescued", "rescue", {"rescue_image_ref": cloud.image()}),
+        (resized, "resized", "resize", {"flavorRef": cloud.flavor("small", ram=100)}),
+        (moving, "active", "os-migrateLive", {"host": "hv2", "block_migration": "auto"}),
+    )
     assert locked.show()["locked"] and moving.host == "hv2"
     where = {server.name: lab.oracle.running(server.uuid) for server in servers}
     assert where[suspended.name] == [] and where[resized.name] == where[moving.name] == ["hv2"], where
@@ -217,7 +206,7 @@ def servers_can_be_in_the_states_that_an_incident_meets(lab: CloudLab):
     assert resized.stamps_now()
 
 
-@case(hosts=2, limit=300, needs_product=False)
+@case(hosts=2, limit=300, needs_product=False, soak=True)
 def nova_may_call_a_host_by_another_name(lab: CloudLab):
     cloud = lab.cloud
     cloud.call_host("hv2", hypervisor="hv2.example.org")
@@ -230,7 +219,7 @@ def nova_may_call_a_host_by_another_name(lab: CloudLab):
     assert lab.oracle.running(servers[0].uuid) == ["hv2"]
 
 
-@case(hosts=2, limit=300, needs_product=False)
+@case(hosts=2, limit=300, needs_product=False, soak=True)
 def a_reset_leaves_nothing_of_the_case_before(lab: CloudLab):
     cloud = lab.cloud
     cloud.configure(report_interval=5)

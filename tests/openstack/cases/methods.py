@@ -55,7 +55,7 @@ def shrink(lab: CloudLab, host: str) -> None:
     compute.start(wait=False)
 
 
-@case(hosts=4, limit=500)
+@case(hosts=4, limit=500, soak=True)
 def servers_go_to_a_reserved_host_and_one_that_took_nobody_is_reserved_again(lab: CloudLab):
     cloud = lab.cloud
     cloud.aggregate("rack1", "hv1", "hv2")
@@ -128,7 +128,7 @@ def a_server_for_which_nova_finds_no_room_waits_for_a_dead_reserve_and_goes_ther
     cloud.assert_agrees(others)
 
 
-@case(limit=400)
+@case(limit=400, soak=True)
 def each_zone_has_a_mode_of_its_own(lab: CloudLab):
     cloud = lab.cloud
     cloud.aggregate("az1", "hv1", "hv2", zone="az1")

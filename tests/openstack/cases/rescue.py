@@ -34,7 +34,7 @@ def a_server_with_a_local_root_waits_for_its_host_and_keeps_its_disk(lab: CloudL
     assert lab.cloud.compute("hv1").local_disk(local).exists(), "its disk is still there"
 
 
-@case(limit=400)
+@case(limit=400, soak=True)
 def a_nova_that_is_away_when_a_host_dies_is_waited_for(lab: CloudLab):
     servers = lab.cloud.boot(2, host="hv1")
     watched(lab, servers)
@@ -60,7 +60,7 @@ CHAIN = (
 )
 
 
-@case(limit=600)
+@case(limit=600, soak=True)
 def an_aggregator_killed_at_each_step_asks_for_no_evacuation_twice(lab: CloudLab):
     servers = lab.cloud.boot(3, host="hv1")
     watched(lab, servers)
@@ -106,19 +106,12 @@ def read_again(lab: CloudLab, servers) -> bool:
     return any(path.endswith(f"/servers/{server.uuid}") for path in paths for server in servers)
 
 
-@case(limit=600)
+@case(limit=600, soak=True)
 def a_nova_that_is_killed_in_the_middle_goes_on_where_it_was(lab: CloudLab):
-    servers = lab.cloud.boot(4, host="hv1")
-    watched(lab, servers)
-    lab.host("hv1").crash()
-    wait_until(lab.cloud.proxy.evacuations, 60, "the first evacuation is asked for", every=0.05)
-    lab.cloud.kill("nova-api")
-    time.sleep(3)
-    lab.cloud.start("nova-api")
-    recovered(lab, "hv1", servers)
+    rescued_without(lab, "nova-api")
 
 
-@case(limit=600)
+@case(limit=600, soak=True)
 def a_message_queue_that_restarts_in_the_middle_loses_nobody(lab: CloudLab):
     servers = lab.cloud.boot(3, host="hv1")
     watched(lab, servers)
@@ -128,15 +121,20 @@ def a_message_queue_that_restarts_in_the_middle_loses_nobody(lab: CloudLab):
     recovered(lab, "hv1", servers)
 
 
-@case(limit=600)
+@case(limit=600, soak=True)
 def a_conductor_that_dies_in_the_middle_is_told_to_a_person_if_it_took_something_with_it(lab: CloudLab):
+    rescued_without(lab, "conductor")
+
+
+def rescued_without(lab: CloudLab, service: str) -> None:
+    """A part of Nova dies as soon as the first evacuation has come, and is back three seconds later."""
     servers = lab.cloud.boot(4, host="hv1")
     watched(lab, servers)
     lab.host("hv1").crash()
     wait_until(lab.cloud.proxy.evacuations, 60, "the first evacuation is asked for", every=0.02)
-    lab.cloud.kill("conductor")
+    lab.cloud.kill(service)
     time.sleep(3)
-    lab.cloud.start("conductor")
+    lab.cloud.start(service)
     recovered(lab, "hv1", servers)
 
 
@@ -154,7 +152,7 @@ def a_cell_whose_database_is_down_when_a_host_dies_loses_nobody(lab: CloudLab):
     recovered(lab, "hv1", servers)
 
 
-@case(limit=600)
+@case(limit=600, soak=True)
 def a_host_that_reboots_in_the_middle_and_resumes_its_guests_makes_no_second_copy(lab: CloudLab):
     lab.cloud.configure(resume_guests_state_on_host_boot=True)
     for host in lab.hosts:
@@ -173,7 +171,7 @@ def a_host_that_reboots_in_the_middle_and_resumes_its_guests_makes_no_second_cop
     assert max(lab.cloud.proxy.evacuate_posts().values()) == 1, lab.cloud.proxy.evacuate_posts()
 
 
-@case(limit=500)
+@case(limit=500, soak=True)
 def a_host_that_comes_back_is_taken_up_again(lab: CloudLab):
     servers = lab.cloud.boot(2, host="hv1")
     hold(lab, "hv1")

@@ -47,7 +47,7 @@ def left_alone(lab: CloudLab, server, why: str) -> None:
     assert why in text, text
 
 
-@case(limit=400)
+@case(limit=400, soak=True)
 def a_server_whose_qemu_dies_is_started_again_by_nova_and_one_that_its_user_stopped_is_not(lab: CloudLab):
     dying, stopped = servers = lab.cloud.boot(2, host="hv1")
     watched(lab, servers, timing={"restart_backoff": "1s"}, more="[recovery]\nrestarts_max = 1\n")
@@ -140,7 +140,7 @@ def can_be_asked(lab: CloudLab) -> None:
     wait_until(lambda: "MDV-CLOUD" not in alerts(), 60, "Nova can be asked")
 
 
-@case(limit=500)
+@case(limit=500, soak=True)
 def a_cloud_that_cannot_be_asked_says_why_and_nothing_is_done_until_it_can(lab: CloudLab):
     cloud, aggregator = lab.cloud, lab.aggregator
     cloud.call_host("hv1", name="node-one")
@@ -196,7 +196,7 @@ def statuses(lab: CloudLab, server) -> list[int]:
     return [post.get("status") for post in lab.cloud.proxy.evacuations(server)]
 
 
-@case(limit=500)
+@case(limit=500, soak=True)
 def a_recovery_goes_on_through_limits_pages_of_proxies_and_a_keystone_that_is_away(lab: CloudLab):
     cloud, proxy = lab.cloud, lab.cloud.proxy
     cloud.configure(token_seconds=TOKEN_S)

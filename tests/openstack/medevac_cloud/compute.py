@@ -74,7 +74,7 @@ class Compute:
         return self.state / "instances" / server.uuid / "disk"
 
     def faults(self, **orders) -> None:
-        """spawn_delay: seconds; spawn_error: text. Without any: none."""
+        """spawn_delay: seconds; spawn_error: text, or a text by the uuid of a server. Without any: none."""
         self.state.mkdir(parents=True, exist_ok=True)
         draft = self.state / "labvirt.tmp"
         draft.write_text(json.dumps(orders))

@@ -21,6 +21,8 @@ ACTIVE_TIMEOUT_S = 180.0
 # nova-api has three workers: more requests at once only wait.
 BOOTS_AT_ONCE = 4
 PAGE = 1000
+# Where Nova's states are in what it shows of a server.
+VM_STATE, TASK_STATE = "OS-EXT-STS:vm_state", "OS-EXT-STS:task_state"
 # A page of names or hosts is asked for again this often.
 POLL_S = 0.3
 
@@ -61,14 +63,14 @@ class Server(Stamping):
 
 
 def is_active(row: dict) -> bool:
-    return row["status"] == "ACTIVE" and not row["OS-EXT-STS:task_state"]
+    return row["status"] == "ACTIVE" and not row[TASK_STATE]
 
 
 def brief(row: dict) -> str:
     """One server in a line, for people and for failures."""
-    task = row["OS-EXT-STS:task_state"] or "-"
+    task = row[TASK_STATE] or "-"
     where = row["OS-EXT-SRV-ATTR:host"] or "-"
-    return f"{row['name']:10} {row['id']} {row['status']:10} {where:6} task {task}, vm {row['OS-EXT-STS:vm_state']}"
+    return f"{row['name']:10} {row['id']} {row['status']:10} {where:6} task {task}, vm {row[VM_STATE]}"
 
 
 class Verbs:
@@ -167,9 +169,20 @@ class Verbs:
     def server(self, identity) -> dict:
         return self.nova("GET", f"/servers/{_id(identity)}")["server"]
 
+    def knows(self, identity) -> bool:
+        return self.nova("GET", f"/servers/{_id(identity)}", ok=False).status != 404
+
     def action(self, identity, name: str, **body) -> None:
         """os-stop, os-start, pause, lock, ...: whatever answers without a body."""
         self.nova("POST", f"/servers/{_id(identity)}/action", {name: body or None})
+
+    def put(self, *wanted: tuple) -> None:
+        """put((server, "paused", "pause"), (other, "rescued", "rescue", {...})): all at once, each by its action."""
+        for server, _, verb, *body in wanted:
+            self.action(server, verb, **(body[0] if body else {}))
+        for server, state, *_ in wanted:
+            there = lambda row, state=state: (row[VM_STATE], row[TASK_STATE]) == (state, None)  # noqa: E731
+            self.wait_server(server, there, f"{server} is {state}")
 
     def delete(self, identity) -> None:
         self.nova("DELETE", f"/servers/{_id(identity)}")
@@ -192,6 +205,13 @@ class Verbs:
         """The evacuations, newest first; source_compute=, instance_uuid= and status= narrow them."""
         query = "".join(f"&{key}={value}" for key, value in narrowed.items())
         return self.nova("GET", f"/os-migrations?migration_type=evacuation{query}")["migrations"]
+
+    # -- what servers are made from -----------------------------------------
+    def group(self, name: str, policy: str) -> str:
+        """A server group: affinity, anti-affinity, or one of the two that are soft."""
+        return self.nova("POST", "/os-server-groups", {"server_group": {"name": name, "policy": policy}})[
+            "server_group"
+        ]["id"]
 
     # -- hosts --------------------------------------------------------------
     def services(self) -> list[dict]:

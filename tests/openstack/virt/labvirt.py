@@ -12,7 +12,8 @@ What is Nova's stays Nova's: this is the subclass of its fake driver that holds
 nothing in memory. Everything is asked of libvirt, so a server survives its
 nova-compute, can crash by itself, and runs twice where nobody prevents it.
 `share_info` is what Novas newer than Debian's hand over as well.
-/var/lib/nova/labvirt.json of a host orders faults: spawn_delay, spawn_error.
+/var/lib/nova/labvirt.json of a host orders faults: spawn_delay, spawn_error (a text, or
+a text for each of some servers by uuid).
 """
 
 import json
@@ -30,7 +31,7 @@ from medevac_lab import guest
 from medevac_lab.storage import DISK_BYTES
 from nova import exception
 from nova import version as nova_version
-from nova.compute import power_state
+from nova.compute import power_state, task_states
 from nova.virt import event as virtevent
 from nova.virt import fake, hardware
 from oslo_config import cfg
@@ -56,6 +57,8 @@ CONF.register_opts(
     ],
     group="labvirt",
 )
+# What is shelved stays on its host until it is offloaded by a word of its own: both states can be had.
+CONF.set_default("shelved_offload_time", -1)
 
 NAMESPACE = "http://openstack.org/xmlns/libvirt/nova/1.1"
 URI = "qemu:///system"
@@ -247,6 +250,11 @@ class LabDriver(fake.FakeDriver):
     def get_nodenames_by_uuid(self, refresh=False):
         return {node.get_local_node_uuid(): self._nodes[0]}
 
+    def update_provider_tree(self, provider_tree, nodename, allocations=None):
+        """With what flavors may ask a host for: nothing here makes a TPM, but Nova treats its server as one of them."""
+        super().update_provider_tree(provider_tree, nodename, allocations)
+        provider_tree.add_traits(nodename, "COMPUTE_SECURITY_TPM_2_0")
+
     def list_instance_uuids(self):
         return list(self.virt.states())
 
@@ -288,8 +296,10 @@ class LabDriver(fake.FakeDriver):
         accel_info=None,
     ):
         eventlet.sleep(fault("spawn_delay", 0))
-        if fault("spawn_error"):
-            raise exception.InstanceDeployFailure(reason=fault("spawn_error"), instance_id=instance.uuid)
+        error = fault("spawn_error")
+        why = error.get(instance.uuid) if isinstance(error, dict) else error
+        if why:
+            raise exception.InstanceDeployFailure(reason=why, instance_id=instance.uuid)
         disk = Disk(instance)
         disk.make()
         xml = guest.domain_xml(
@@ -393,6 +403,10 @@ class LabDriver(fake.FakeDriver):
 
     def resume(self, context, instance, network_info, block_device_info=None, share_info=None):
         self.virt.domain(instance.uuid, lambda domain: domain.create())
+
+    def snapshot(self, context, instance, image_id, update_task_state):
+        """What a shelving asks for. Its image stays empty: a disk that is there is used as it is."""
+        update_task_state(task_state=task_states.IMAGE_UPLOADING)
 
     def rescue(self, context, instance, network_info, image_meta, rescue_password, block_device_info, share_info=None):
         self.reboot(context, instance, network_info, "HARD")

@@ -60,6 +60,12 @@ pub enum Fault {
     },
     /// This guest's disk lies on its host alone, from now on.
     LocalDisk(usize),
+    /// This guest's disk is a file in a folder that hosts share.
+    SharedFile(usize),
+    /// This host no longer reads that folder.
+    Unmount(usize),
+    /// Something else binds this guest to its host, in the words of agents.
+    Bind(usize, String),
     /// No memory is left above the reserve; there is again.
     Fill(usize),
     Drain(usize),

@@ -130,15 +130,31 @@ struct Host {
     lost_at: u64,
     /// No memory is left above the reserve.
     full: bool,
+    /// It does not read the folder that the others share.
+    bare: bool,
     libvirt_hangs: bool,
 }
 
-#[derive(Debug)]
+/// Where a guest's disk lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Lies {
+    #[default]
+    Network,
+    /// On its host alone.
+    Local,
+    /// In a file of a folder that hosts share, but for those that are bare.
+    Shared,
+}
+
+#[derive(Debug, Default)]
 struct Guest {
     /// Its user wants it to run; `None`: shut down when nobody could tell the aggregator.
     wanted: Option<bool>,
-    /// Its disk lies on its host alone.
-    local: bool,
+    disk: Lies,
+    /// Its user has paused it, or has had its memory saved.
+    still: Option<RunState>,
+    /// What else binds it to its host, in an agent's words.
+    bound: Option<String>,
 }
 
 #[derive(Debug)]
@@ -236,7 +252,7 @@ impl World {
             events: BinaryHeap::new(),
             next_event: 0,
             hosts: (0..hosts).map(|_| Host { planes: [true; 3], ..Host::default() }).collect(),
-            guests: (0..guests).map(|_| Guest { wanted: Some(true), local: false }).collect(),
+            guests: (0..guests).map(|_| Guest { wanted: Some(true), ..Guest::default() }).collect(),
             engine: None,
             shared: Shared::default(),
             inbox: Vec::new(),

@@ -1,7 +1,7 @@
 //! The acts, each as its requests.
 
 use super::ahead::Look;
-use super::{LOOK_WITHIN, SERVICE_WITHIN, Shared, outcome, refused};
+use super::{LOOK_WITHIN, SERVICE_WITHIN, Shared, no, outcome, refused};
 use medevac_openstack::{Answer, ComputeService, Failure, Kind, Migration};
 use medevac_triage::{CloudAct, CloudNews, HostId, InstanceId, Outcome};
 use std::collections::BTreeSet;
@@ -185,7 +185,7 @@ impl Shared {
     ) -> Outcome {
         let server = match look.server {
             Answer::Done(server) => server,
-            Answer::Refused(refusal) => return refused(&refusal.kind.to_string(), refusal.to_string()),
+            Answer::Refused(refusal) => return no(&refusal),
             Answer::Unknown(_) | Answer::NotSent(_) => return Outcome::NotSent,
         };
         let Answer::Done(migrations) = look.migrations else { return Outcome::NotSent };
@@ -222,7 +222,7 @@ impl Shared {
         while Instant::now() + LOOK_EVERY < until {
             let server = match self.nova.server(id.as_str(), until).await {
                 Answer::Done(server) => server,
-                Answer::Refused(refusal) => return refused(&refusal.kind.to_string(), refusal.to_string()),
+                Answer::Refused(refusal) => return no(&refusal),
                 Answer::Unknown(_) | Answer::NotSent(_) => {
                     sleep(LOOK_EVERY).await;
                     continue;

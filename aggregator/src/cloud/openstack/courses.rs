@@ -5,6 +5,7 @@
 //!   migration (newest of the server): done    -> the server's own state -> Done
 //!                                     failed  -> the action's own words -> Failed
 //!                                     else    -> UnderWay, or Idle when that lasts too long
+//!                                     none    -> UnderWay, or Deleted with its records
 //!   no request known: the action that is none of the others'           -> as above, or Unseen
 //! ```
 
@@ -64,7 +65,8 @@ impl Shared {
         let course = match status {
             status if DONE.contains(&status) => self.arrived(&of.instance, source, request, until).await,
             status if FAILED.contains(&status) => self.failed(&of.instance, request, until).await,
-            _ if doubted => self.worked_on(&of.instance, newest, request, until).await,
+            // Its records go with a server that is deleted.
+            _ if doubted || newest.is_none() => self.worked_on(&of.instance, newest, request, until).await,
             _ => Course::UnderWay { request, to: newest.and_then(|migration| self.to(migration)) },
         };
         (step, course)

@@ -20,7 +20,7 @@ use super::libvirt::LibvirtCloud;
 use crate::engine::Input;
 use crate::ports::Cloud;
 use ahead::Ahead;
-use medevac_openstack::{Answer, Glance, Nova};
+use medevac_openstack::{Answer, Glance, Nova, Refusal};
 use medevac_triage::{BootId, CloudAct, CloudNews, HostId, Observation, Order, Outcome, SessionId, StepId};
 use roster::Moulds;
 use std::collections::BTreeMap;
@@ -148,13 +148,18 @@ impl Cloud for OpenstackCloud {
 fn outcome<T>(answer: Answer<T>, detail: impl FnOnce(T) -> String) -> Outcome {
     match answer {
         Answer::Done(value) => Outcome::Done { detail: detail(value) },
-        Answer::Refused(refusal) => Outcome::Refused { reason: refusal.kind.to_string(), detail: refusal.to_string() },
+        Answer::Refused(refusal) => no(&refusal),
         Answer::Unknown(unclear) => Outcome::Unknown { detail: unclear.to_string() },
         Answer::NotSent(unsent) => {
             tracing::warn!(code = "MDV-CLOUD-NOT-SENT", "{unsent}");
             Outcome::NotSent
         }
     }
+}
+
+/// Nova's own no, in its words.
+fn no(refusal: &Refusal) -> Outcome {
+    refused(&refusal.kind.to_string(), format!("{} (HTTP {})", refusal.message, refusal.status))
 }
 
 fn refused(reason: &str, detail: impl Into<String>) -> Outcome {

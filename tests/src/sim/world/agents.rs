@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The folder that hosts share.
+const SHARED: &str = "/srv/shared";
+
 impl World {
     pub(super) fn boot_id(&self, host: usize) -> BootId {
         BootId(format!("boot-{}-{}", host + 1, self.hosts[host].boots))
@@ -115,7 +118,8 @@ impl World {
         };
         let instances: BTreeMap<InstanceId, Shown> =
             known.into_iter().map(|guest| (guest_id(guest), self.shown(host, guest))).collect();
-        Inventory { digest: digest(&instances), libvirt_answered, instances, storage: BTreeMap::new() }
+        let shared = (!h.bare).then(|| (SHARED.to_owned(), "folder-1".to_owned()));
+        Inventory { digest: digest(&instances), libvirt_answered, instances, storage: shared.into_iter().collect() }
     }
 
     fn memory_left(&self, host: usize) -> u64 {
@@ -125,17 +129,22 @@ impl World {
     pub(super) fn shown(&self, host: usize, guest: usize) -> Shown {
         let h = &self.hosts[host];
         let pid = h.guests.get(&guest).copied();
-        let disk = match self.guests[guest].local {
-            true => Disk { path: format!("/var/local/vm{}", guest + 1), network: false, marker: None },
-            false => Disk { path: format!("nbd://store/vm{}", guest + 1), network: true, marker: None },
+        let (place, network) = match self.guests[guest].disk {
+            Lies::Network => ("nbd://store", true),
+            Lies::Local => ("/var/local", false),
+            Lies::Shared => (SHARED, false),
         };
+        let marker = (place == SHARED).then(|| "folder-1".to_owned());
+        let disk = Disk { path: format!("{place}/vm{}", guest + 1), network, marker };
+        let still = self.guests[guest].still;
+        let saved = (still == Some(RunState::Saved)).then(|| "managed save".to_owned());
         Shown {
             known: !h.libvirt_hangs,
             name: format!("vm{}", guest + 1),
             state: match pid {
-                Some(_) => RunState::Running,
+                Some(_) => still.unwrap_or(RunState::Running),
                 None if h.incoming.contains(&guest) => RunState::Incoming,
-                None => RunState::Stopped,
+                None => still.unwrap_or(RunState::Stopped),
             },
             outgoing: h.outgoing.contains(&guest),
             pid: pid.unwrap_or(0),
@@ -146,6 +155,7 @@ impl World {
             memory_kib: 1 << 20,
             xml_hash: format!("xml-{guest}"),
             disks: vec![disk],
+            local_only: self.guests[guest].bound.clone().into_iter().chain(saved).collect(),
             last_stop: h.last_stop.get(&guest).copied().unwrap_or_default(),
             ..Shown::default()
         }

@@ -10,6 +10,7 @@ impl World {
             (0..self.hosts.len()).find(|other| *other != host && self.hosts[*other].guests.contains_key(&guest));
         self.hosts[host].guests.insert(guest, pid);
         self.hosts[host].last_stop.remove(&guest);
+        self.guests[guest].still = None;
         self.say(format!("vm{} runs on hv{}", guest + 1, host + 1));
         if let Some(other) = elsewhere {
             if self.hosts[other].lied_about {
@@ -18,6 +19,19 @@ impl World {
             }
             self.violate(format!("vm{} was started on hv{} while it ran on hv{}", guest + 1, host + 1, other + 1));
         }
+    }
+
+    /// Its user has it stand still: paused where it runs, or with its memory saved.
+    pub(super) fn stand_still(&mut self, guest: usize, saved: bool) {
+        let runs = |host: &usize| self.hosts[*host].up && self.hosts[*host].guests.contains_key(&guest);
+        let Some(host) = (0..self.hosts.len()).find(runs) else { return };
+        self.guests[guest].wanted = None;
+        self.guests[guest].still = Some(if saved { RunState::Saved } else { RunState::Paused });
+        if saved {
+            self.hosts[host].guests.remove(&guest);
+            self.hosts[host].last_stop.insert(guest, StopReason::Saved);
+        }
+        self.send_inventory(host, None);
     }
 
     /// Somebody else's act: what it breaks is no fault of medevac.

@@ -144,6 +144,10 @@ impl World {
         self.reserved.iter().for_each(|host| services[*host].disabled = RESERVED.to_owned());
         self.nova = Some(Nova { services, servers, aggregates, ..Nova::default() });
         self.hosts.iter_mut().for_each(|host| host.autostart.clear());
+        if !self.calm && self.rng.once_in(3) {
+            let bare = self.rng.below(self.hosts.len() as u64) as usize;
+            self.hosts[bare].bare = true;
+        }
         self.at(1, Event::NovaReports);
     }
 
@@ -151,7 +155,9 @@ impl World {
     fn flavor(&mut self, guest: usize, marks: &BTreeMap<usize, Marks>) -> Arc<Mould> {
         let mut of = marks.get(&guest).cloned().unwrap_or_default();
         if !self.calm {
-            self.guests[guest].local = self.rng.once_in(5);
+            let dice = self.rng.below(10);
+            self.guests[guest].disk =
+                if dice < 2 { Lies::Local } else { [Lies::Network, Lies::Shared][dice as usize % 2] };
             let mut draw = |once_in, mark: &str, value: String| {
                 if self.rng.once_in(once_in) {
                     of.insert(mark.to_owned(), value);
@@ -192,7 +198,7 @@ impl World {
                 earlier + 1
             ));
         }
-        if self.guests[guest].local && !rebuilds {
+        if self.guests[guest].disk == Lies::Local && !rebuilds {
             self.violate(format!("vm{} was evacuated and lost its disk, and nobody said that it may", guest + 1));
         }
     }
@@ -595,9 +601,13 @@ impl World {
             nova.moves[at].stage = Stage::Failed("the server is gone".to_owned());
             return;
         }
+        let rebuilds = nova.servers[guest].is("medevac:on_local_disks", "rebuild");
         nova.moves[at].stage = Stage::Done(to);
         nova.servers[guest].host = to;
         let active = nova.servers[guest].active;
+        if self.guests[guest].disk == Lies::Shared && self.hosts[to].bare && !rebuilds {
+            self.violate(format!("vm{} was evacuated to hv{}, which does not read its disk", guest + 1, to + 1));
+        }
         self.hosts[to].defined.insert(guest);
         if active {
             self.run_guest(to, guest);
@@ -648,7 +658,13 @@ impl World {
             NovaFault::LoseRequest => nova.drop_next = true,
             NovaFault::Fail { guest, times } => drop(nova.fails.insert(guest, times)),
             NovaFault::Limit { guest, times } => drop(nova.limits.insert(guest, times)),
-            NovaFault::State { guest, state } => nova.servers[guest].state = Some(state),
+            NovaFault::State { guest, state } => {
+                nova.servers[guest].state = Some(state.clone());
+                nova.servers[guest].active |= state == "active";
+                if ["paused", "suspended"].contains(&state.as_str()) {
+                    self.stand_still(guest, state == "suspended");
+                }
+            }
             NovaFault::Delete(guest) => nova.servers[guest].deleted = true,
             NovaFault::Hide(guest) => nova.servers[guest].hidden = true,
             NovaFault::Unhide(guest) => nova.servers[guest].hidden = false,
