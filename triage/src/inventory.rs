@@ -94,7 +94,9 @@ impl Triage {
         let orphaned = record.homes.is_empty() && !record.defined_on.contains(&record.last_host);
         let speaks = !pending && (lives || record.last_host == *host || orphaned);
         if speaks && !incoming && (lives || whole) {
+            let name = self.name_in_cloud(&record);
             describe(&mut record, host, shown);
+            record.name = name.unwrap_or(record.name);
         }
         if shown.persistent {
             record.defined_on.insert(host.clone());

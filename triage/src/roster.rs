@@ -54,8 +54,22 @@ impl Triage {
 
     /// What is newer than the roster.
     pub(crate) fn meet(&mut self, servers: impl IntoIterator<Item = Server>) {
-        let whole = servers.into_iter().filter(|server| !server.is_hollow());
-        self.sight.roster.extend(whole.map(|server| (server.id.clone(), server)));
+        for server in servers.into_iter().filter(|server| !server.is_hollow()) {
+            let renamed = |record: &&InstanceRecord| !server.name.is_empty() && record.name != server.name;
+            if self.durable.instances.get(&server.id).filter(renamed).is_some()
+                && let Some(record) = self.durable.instances.edit(&server.id)
+            {
+                record.name.clone_from(&server.name);
+            }
+            self.sight.roster.insert(server.id.clone(), server);
+        }
+    }
+
+    /// Its owner's name for it: an agent knows only libvirt's, such as `instance-0000002a`.
+    pub(crate) fn name_in_cloud(&self, record: &InstanceRecord) -> Option<String> {
+        let told = self.sight.roster.get(&record.id).map(|server| &server.name);
+        let name = told.filter(|name| !name.is_empty()).unwrap_or(&record.name);
+        (self.in_openstack() && !name.is_empty()).then(|| name.clone())
     }
 
     fn has_home(&self, instance: &InstanceId) -> bool {

@@ -1,8 +1,9 @@
 //! What is shown of servers while all is well, and what is judged by it.
 
 use medevac_triage::{
-    Aggregate, BootId, CloudKind, CloudNews, ComputeService, Home, HomeWhy, HostId, HostRecord, InstanceId,
-    InstanceRecord, InstanceView, Marks, Mould, Now, Observation, Record, Server, Settings, Triage,
+    Aggregate, BootId, CloudKind, CloudNews, ComputeService, Hello, Home, HomeWhy, HostId, HostRecord, InstanceId,
+    InstanceRecord, InstanceView, Inventory, Marks, Mould, Now, Observation, Record, RunState, Server, Settings, Shown,
+    Triage,
 };
 use std::sync::Arc;
 
@@ -36,7 +37,11 @@ impl Site {
     }
 
     fn told(&mut self, news: CloudNews) {
-        let decision = self.0.handle(Now::default(), vec![Observation::CloudSpoke(news)]);
+        self.seen(Observation::CloudSpoke(news));
+    }
+
+    fn seen(&mut self, observation: Observation) {
+        let decision = self.0.handle(Now::default(), vec![observation]);
         self.0.apply(&decision.changes);
     }
 
@@ -44,6 +49,20 @@ impl Site {
         let all = self.0.instance_views(Now::default());
         all.into_iter().find(|view| view.id == InstanceId::from(id)).expect("it is shown")
     }
+}
+
+#[test]
+fn a_server_is_shown_by_the_name_that_its_owner_gave_it() {
+    let mut site = Site::new(true);
+    assert_eq!(site.shown("vm1").name, "web", "as libvirt calls it, until Nova has answered");
+    site.told(CloudNews::Roster(vec![server("vm1", "hv1", Marks::new())]));
+    assert_eq!(site.shown("vm1").name, "name of vm1");
+    let domain = Shown { known: true, name: "instance-1".to_owned(), state: RunState::Running, ..Shown::default() };
+    let instances = [(InstanceId::from("vm1"), domain)].into();
+    let inventory = Inventory { libvirt_answered: true, instances, ..Inventory::default() };
+    let hello = Hello { host: "hv1".into(), boot: BootId::from("b1"), inventory, ..Hello::default() };
+    site.seen(Observation::SessionOpened(Box::new(hello)));
+    assert_eq!(site.shown("vm1").name, "name of vm1", "an agent does not change it back");
 }
 
 #[test]
