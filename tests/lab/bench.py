@@ -384,6 +384,14 @@ def fsync_ms(folder: Path) -> float:
     return percentile(took, 0.5)
 
 
+def conclude(table: Table, begun: float) -> int:
+    """Shows everything; the exit code of a bench."""
+    say()
+    table.show()
+    say(f"took {(time.monotonic() - begun) / 60:.1f} minutes")
+    return 1 if table.wrong else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="figures of the product in the real lab")
     parser.add_argument("--quick", action="store_true", help="two minutes: few samples, no burst")
@@ -408,10 +416,7 @@ def main() -> int:
                 crashes(lab, table, grace, count)
         if at_once:
             burst(lab, table, at_once)
-    say()
-    table.show()
-    say(f"took {(time.monotonic() - begun) / 60:.1f} minutes")
-    return 1 if table.wrong else 0
+    return conclude(table, begun)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # The tables are the other bench's, which has the same name: its folder goes first.
 sys.path.insert(0, str(HERE.parent / "lab"))
-from bench import TIMING, Meter, Table, percentile, resident_mb, say  # noqa: E402
+from bench import TIMING, Meter, Table, conclude, percentile, resident_mb, say  # noqa: E402
 
 sys.path.insert(0, str(HERE))
 from medevac_cloud import CloudLab, floor, is_active  # noqa: E402
@@ -263,10 +263,7 @@ def main() -> int:
                 raise SystemExit(f"the programs are missing in {plan.binaries()}; `make bench-openstack` builds them")
             for count in map(int, arguments.counts.split(",")):
                 on_real_nova(lab, table, count, arguments.runs)
-    say()
-    table.show()
-    say(f"took {(time.monotonic() - begun) / 60:.1f} minutes")
-    return 1 if table.wrong else 0
+    return conclude(table, begun)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 
 use crate::Triage;
 use crate::cloud::{CloudAct, ComputeService, ServiceHold};
+use crate::evacuation::NOT_SENT;
 use crate::id::{HostId, IncidentId, StepId};
 use crate::observation::Outcome;
 use crate::record::{IncidentRecord, StepKind, StepRecord, StepState};
@@ -91,7 +92,7 @@ impl Triage {
             Outcome::Done { detail } => StepState::Done { detail },
             Outcome::Refused { reason, detail } => StepState::Refused { reason: format!("{reason}: {detail}") },
             Outcome::Unknown { detail } => StepState::Unknown { detail },
-            Outcome::NotSent => StepState::Unknown { detail: "it never left".to_owned() },
+            Outcome::NotSent => StepState::Unknown { detail: NOT_SENT.to_owned() },
         };
         let again = if matches!(step.what, StepKind::Unforce { .. }) { UNFORCE_AGAIN } else { TRY_AGAIN };
         let (done, told) = (matches!(state, StepState::Done { .. }), state == step.state);

@@ -162,8 +162,8 @@ def a_cell_whose_database_is_down_when_a_host_dies_loses_nobody(lab: CloudLab):
     lab.host("hv1").crash()
     lab.wait_code("hv1", "proof")
     stays_true(lambda: lab.incident("hv1")["state"] != "closed", 15, "a list that is too short closes nothing")
-    outcomes = {row["uuid"]: row for row in lab.incident("hv1")["instances"]}
-    assert {outcomes[server.uuid]["outcome"] for server in servers} == {"waiting"}, outcomes
+    told = outcomes(lab, "hv1")
+    assert {told[server.uuid]["outcome"] for server in servers} == {"waiting"}, told
     lab.cloud.start("cell-db")
     recovered(lab, "hv1", servers)
 

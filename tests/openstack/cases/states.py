@@ -6,8 +6,8 @@
 
 from pathlib import Path
 
-from cases.rescue import RESCUE_S, watched
 from medevac_cloud import CloudLab, is_active
+from medevac_cloud.rescue import RESCUE_S, watched
 from medevac_cloud.verbs import TASK_STATE, VM_STATE
 from medevac_lab import wait_until
 from medevac_lab.registry import case
@@ -81,9 +81,7 @@ def in_each_state(lab: CloudLab) -> dict:
     names = ("active", "stopped", "error", "paused", "suspended", "rescued", "shelved", "shelved_offloaded", "deleted")
     of = dict(zip((*names, *BESIDES), cloud.boot(len(names) + len(BESIDES), host="hv1", wait=False), strict=True))
     of["resized"] = cloud.boot(1, host="hv2", name="resized", wait=False)[0]
-    cloud.wait_active(list(of.values()))
-    for server in of.values():
-        server.wait_stamping()
+    cloud.wait_running(list(of.values()))
     cloud.put(
         (of["stopped"], "stopped", "os-stop"),
         (of["error"], "error", "os-resetState", {"state": "error"}),
