@@ -14,6 +14,7 @@ use medevac_triage::{
     CloudAct, CloudNews, ComputeService, Course, Epoch, HostId, IncidentId, InstanceId, Move, Observation, Outcome,
     Server, SessionId, StepId,
 };
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -96,17 +97,29 @@ impl Site {
     }
 
     async fn evacuate(&mut self, server: &InstanceId) -> (StepId, Outcome) {
+        self.evacuate_after(server, &BTreeSet::new()).await
+    }
+
+    /// With what earlier tries have left.
+    async fn evacuate_after(&mut self, server: &InstanceId, abandoned: &BTreeSet<i64>) -> (StepId, Outcome) {
         let step = self.step();
-        let (instance, source) = (server.clone(), HostId::from("hv1"));
+        let (instance, source, abandoned) = (server.clone(), HostId::from("hv1"), abandoned.clone());
         let deadline = Duration::from_secs(10);
-        (
-            step,
-            self.change(
-                step,
-                CloudAct::Evacuate { step, instance, source, target: None, deadline, abandoned: Default::default() },
-            )
-            .await,
-        )
+        let act = CloudAct::Evacuate { step, instance, source, target: None, deadline, abandoned };
+        (step, self.change(step, act).await)
+    }
+
+    /// Where it has come to in the end.
+    async fn end_of(&mut self, of: &Move) -> Course {
+        let mut latest = Course::Unseen;
+        for _ in 0..200 {
+            latest = self.course(of.clone()).await;
+            match latest {
+                Course::UnderWay { .. } => tokio::time::sleep(Duration::from_millis(50)).await,
+                _ => break,
+            }
+        }
+        latest
     }
 
     async fn course(&mut self, of: Move) -> Course {
@@ -138,21 +151,32 @@ async fn a_dead_hosts_server_is_evacuated_once_and_confirmed_by_its_own_request(
     let (mut site, server) = Site::after_a_death().await;
     assert_eq!(site.servers_on("hv1").await.len(), 1);
     let (step, outcome) = site.evacuate(&server).await;
-    let of =
-        Move { step, instance: server.clone(), request: request(outcome), others: Default::default(), doubted: false };
-    let host = loop {
-        match site.course(of.clone()).await {
-            Course::Done { host, request } => {
-                assert_eq!(request, of.request);
-                break host;
-            }
-            Course::UnderWay { .. } => tokio::time::sleep(Duration::from_millis(50)).await,
-            other => panic!("{other:?}"),
-        }
+    let of = Move {
+        step,
+        instance: server.clone(),
+        request: request(outcome),
+        others: Default::default(),
+        doubted: false,
+        abandoned: Default::default(),
     };
+    let Course::Done { host, request, left } = site.end_of(&of).await else { panic!("it is evacuated") };
+    assert_eq!((request, left), (of.request, None));
     assert_ne!(host.as_str(), "hv1");
     assert_eq!(site.fake.evacuate_posts(server.as_str()), 1);
     assert!(site.fake.ever_doubled().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evacuation_that_nova_notes_in_the_record_of_a_lost_one_is_confirmed_by_its_own_action() {
+    let (mut site, server) = Site::after_a_death().await;
+    request(site.evacuate(&server).await.1);
+    site.fake.lose_requests();
+    site.fake.set_server_state(server.as_str(), "error", None);
+    let (others, abandoned) = (BTreeSet::new(), BTreeSet::from([1]));
+    let (step, outcome) = site.evacuate_after(&server, &abandoned).await;
+    let of = Move { step, instance: server, request: request(outcome), others, doubted: false, abandoned };
+    let Course::Done { request, left, .. } = site.end_of(&of).await else { panic!("it is evacuated") };
+    assert_eq!((request, left), (of.request, Some(2)), "its own record stays open for ever");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,8 +239,14 @@ async fn a_lost_answer_is_found_again_and_an_earlier_try_is_not_mistaken_for_it(
     site.fake.add_fault(Fault::new(What::CutAfter).method("POST").path("/action").once());
     let (step, outcome) = site.evacuate(&server).await;
     assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
-    let lost =
-        Move { step, instance: server.clone(), request: String::new(), others: Default::default(), doubted: false };
+    let lost = Move {
+        step,
+        instance: server.clone(),
+        request: String::new(),
+        others: Default::default(),
+        doubted: false,
+        abandoned: Default::default(),
+    };
     let (Course::UnderWay { request, .. } | Course::Done { request, .. }) = site.course(lost.clone()).await else {
         panic!("it was taken")
     };
@@ -229,8 +259,14 @@ async fn a_lost_answer_is_found_again_and_an_earlier_try_is_not_mistaken_for_it(
 async fn a_server_deleted_on_its_way_is_told_at_once_though_nova_forgets_its_records_with_it() {
     let (mut site, server) = Site::after_a_death().await;
     let (step, outcome) = site.evacuate(&server).await;
-    let of =
-        Move { step, instance: server.clone(), request: request(outcome), others: Default::default(), doubted: false };
+    let of = Move {
+        step,
+        instance: server.clone(),
+        request: request(outcome),
+        others: Default::default(),
+        doubted: false,
+        abandoned: Default::default(),
+    };
     site.fake.delete_server(server.as_str());
     assert_eq!(site.course(of).await, Course::Deleted);
 }
@@ -241,8 +277,14 @@ async fn a_request_that_never_came_leaves_no_trace() {
     site.fake.add_fault(Fault::new(What::CutBefore).method("POST").path("/action").once());
     let (step, outcome) = site.evacuate(&server).await;
     assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
-    let lost =
-        Move { step, instance: server.clone(), request: String::new(), others: Default::default(), doubted: false };
+    let lost = Move {
+        step,
+        instance: server.clone(),
+        request: String::new(),
+        others: Default::default(),
+        doubted: false,
+        abandoned: Default::default(),
+    };
     assert_eq!(site.course(lost).await, Course::Unseen);
 }
 

@@ -96,6 +96,9 @@ pub struct Move {
     pub others: BTreeSet<String>,
     /// It takes suspiciously long: whether anybody still works on it is asked, too.
     pub doubted: bool,
+    /// Nova's numbers of evacuations that are over although it calls them open. It may
+    /// use such a record for this one, and leave this one's own open instead.
+    pub abandoned: BTreeSet<i64>,
 }
 
 /// How far an evacuation has come.
@@ -109,25 +112,24 @@ pub enum Course {
         to: Option<(HostId, i64)>,
     },
     /// Nova's record is open, but the server is in error and nobody works on it.
-    Idle {
-        request: String,
-        migration: i64,
-    },
+    Idle { request: String, migration: i64 },
     /// The server is well on this host.
     Done {
         request: String,
         host: HostId,
+        /// Nova's number of the record that it leaves open, having used an older one.
+        left: Option<i64>,
     },
     Failed {
         request: String,
         why: String,
+        /// As for `Done`.
+        left: Option<i64>,
     },
     /// Nova no longer knows the server: its owner has deleted it.
     Deleted,
     /// It could not be asked.
-    Unknown {
-        detail: String,
-    },
+    Unknown { detail: String },
 }
 
 /// What Nova is asked. Those with a step change something, all others only look.

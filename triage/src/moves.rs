@@ -61,9 +61,10 @@ impl Triage {
                 let orphaned = step.state == StepState::Ordered && !self.step_until.contains_key(&step.id);
                 let open = orphaned || matches!(step.state, StepState::Accepted | StepState::Unknown { .. });
                 let others = self.other_requests(&step, instance);
-                let (id, instance) = (step.id, instance.clone());
+                let abandoned = self.durable.instances.get(instance).map(|record| record.abandoned.clone());
+                let (id, instance, abandoned) = (step.id, instance.clone(), abandoned.unwrap_or_default());
                 let doubted = self.takes_too_long(id) || self.its_destination_rebooted(id);
-                open.then_some(Move { step: id, instance, request: step.handle, others, doubted })
+                open.then_some(Move { step: id, instance, request: step.handle, others, doubted, abandoned })
             })
             .collect();
         self.follow(source, moves, FOLLOW_EVERY);
@@ -115,12 +116,14 @@ impl Triage {
                 let why = "Nova calls the server broken, and nobody works on it any more";
                 self.abandon(&step, instance, migration, why.to_owned());
             }
-            Course::Done { request, host } => {
+            Course::Done { request, host, left } => {
                 self.taken_up(id, instance, request);
+                self.leave_open(instance, left);
                 self.evacuated(&step, instance, &host);
             }
-            Course::Failed { request, why } => {
+            Course::Failed { request, why, left } => {
                 self.taken_up(id, instance, request);
+                self.leave_open(instance, left);
                 self.narrow();
                 self.evacuation_failed(&step, instance, why);
             }
@@ -181,13 +184,18 @@ impl Triage {
 
     /// It is over, whatever Nova's record says.
     fn abandon(&mut self, step: &StepRecord, instance: &InstanceId, migration: i64, why: String) {
-        if let Some(record) = self.durable.instances.edit(instance) {
+        self.leave_open(instance, Some(migration));
+        self.evacuation_failed(step, instance, why);
+    }
+
+    /// A record of Nova's that stays open although what it was made for is over.
+    fn leave_open(&mut self, instance: &InstanceId, migration: Option<i64>) {
+        if let (Some(record), Some(migration)) = (self.durable.instances.edit(instance), migration) {
             record.abandoned.insert(migration);
             while record.abandoned.len() > REQUESTS_KEPT {
                 record.abandoned.pop_first();
             }
         }
-        self.evacuation_failed(step, instance, why);
     }
 
     /// No trace of it: over only when it could no longer be on its way.

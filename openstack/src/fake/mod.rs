@@ -390,6 +390,11 @@ impl Fake {
         });
     }
 
+    /// The message queue dies with the evacuations that lie in it.
+    pub fn lose_requests(&self) {
+        self.change(|world, _| world.lose_requests());
+    }
+
     /// A guest runs there, whatever Nova thinks: a host that resumes its guests at boot.
     pub fn resume_guest(&self, host: &str, server: &str) {
         self.change(|world, _| world.run(host, server));

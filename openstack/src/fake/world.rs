@@ -205,6 +205,12 @@ impl World {
     }
 
     fn place(&mut self, index: usize) {
+        // Nova takes the record of the server that is open longest, even one that a lost request has left.
+        let open =
+            |one: &&Move| one.server == self.jobs[index].server && one.status == "accepted" && one.dest.is_none();
+        if let Some(oldest) = self.moves.iter().find(open).map(|one| one.id) {
+            self.jobs[index].migration = oldest;
+        }
         let job = self.jobs[index].clone();
         let source = self.server(&job.server).map(|server| server.host.clone()).unwrap_or_default();
         let fits = |host: &&Host| {
@@ -323,6 +329,11 @@ impl World {
             leave_stopped: stopped,
         });
         Ok(())
+    }
+
+    /// Those not yet placed: their records stay open.
+    pub fn lose_requests(&mut self) {
+        self.jobs.retain(|job| job.placed);
     }
 
     /// Two evacuations of one server: the first gets it going, the second is never

@@ -14,7 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Tasks of a server during which Nova must not be asked for an evacuation.
 const REBUILDING: &str = "rebuild";
 /// A migration record in any other state is not over.
-const OVER: [&str; 7] = ["completed", "done", "failed", "error", "cancelled", "confirmed", "reverted"];
+pub(super) const OVER: [&str; 7] = ["completed", "done", "failed", "error", "cancelled", "confirmed", "reverted"];
 
 impl Shared {
     /// `None`: there is nothing to tell.

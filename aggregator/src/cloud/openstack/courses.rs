@@ -6,11 +6,13 @@
 //!                                     failed  -> the action's own words -> Failed
 //!                                     else    -> UnderWay, or Idle when that lasts too long
 //!                                     none    -> UnderWay, or Deleted with its records
+//!   open, but one that was abandoned is over  -> the action's own words -> Done, Failed
 //!   no request known: the action that is none of the others'           -> as above, or Unseen
 //! ```
 
 use super::Shared;
-use medevac_openstack::{Answer, Failure, InstanceAction, Kind, Migration, MigrationFilter, traces};
+use super::acts::OVER;
+use medevac_openstack::{ActionDetail, Answer, Failure, InstanceAction, Kind, Migration, MigrationFilter, traces};
 use medevac_triage::{Course, HostId, InstanceId, Move, StepId};
 use tokio::time::Instant;
 
@@ -20,6 +22,8 @@ const FAILED: [&str; 3] = ["failed", "error", "cancelled"];
 const DONE: [&str; 2] = ["done", "completed"];
 /// What an action says of itself when it failed.
 const ERROR: &str = "Error";
+/// The destination's part of an evacuation, the last one.
+const REBUILT: &str = "compute_rebuild_instance";
 
 fn unknown(failure: &impl std::fmt::Display) -> Course {
     Course::Unknown { detail: failure.to_string() }
@@ -58,13 +62,18 @@ impl Shared {
             },
         };
         let doubted = of.doubted;
-        let of_server = migrations.iter().filter(|migration| migration.instance_uuid == of.instance.as_str());
+        let of_server = || migrations.iter().filter(|migration| migration.instance_uuid == of.instance.as_str());
         // Nova makes the record before it answers: the newest is ours.
-        let newest = of_server.max_by_key(|migration| migration.id);
+        let newest = of_server().max_by_key(|migration| migration.id);
+        let is_over = |migration: &Migration| OVER.contains(&migration.status.as_str());
+        let older_is_over = of_server().any(|older| of.abandoned.contains(&older.id) && is_over(older));
         let status = newest.map_or("", |migration| migration.status.as_str());
-        let course = match status {
-            status if DONE.contains(&status) => self.arrived(&of.instance, source, request, until).await,
-            status if FAILED.contains(&status) => self.failed(&of.instance, request, until).await,
+        let course = match (status, newest) {
+            (status, _) if DONE.contains(&status) => self.arrived(&of.instance, source, request, until).await,
+            (status, _) if FAILED.contains(&status) => self.failed(&of.instance, request, until).await,
+            (_, Some(open)) if older_is_over => {
+                self.in_an_older_record(&of.instance, source, open, request, until).await
+            }
             // Its records go with a server that is deleted.
             _ if doubted || newest.is_none() => self.worked_on(&of.instance, newest, request, until).await,
             _ => Course::UnderWay { request, to: newest.and_then(|migration| self.to(migration)) },
@@ -105,14 +114,14 @@ impl Shared {
         match server.host.map(|host| self.names.ours(&host)) {
             _ if server.task_state.is_some() => Course::UnderWay { request, to: None },
             Some(host) if host != *source && matches!(state.as_str(), "active" | "stopped") => {
-                Course::Done { request, host }
+                Course::Done { request, host, left: None }
             }
             Some(host) if host != *source => {
-                Course::Failed { request, why: format!("on {host}, but Nova calls it {state}") }
+                Course::Failed { request, why: format!("on {host}, but Nova calls it {state}"), left: None }
             }
             // Its source has come back and cleared up behind what never arrived.
             Some(_) if state == "error" => {
-                Course::Failed { request, why: "Nova ended it, and calls the server broken".to_owned() }
+                Course::Failed { request, why: "Nova ended it, and calls the server broken".to_owned(), left: None }
             }
             _ => Course::UnderWay { request, to: None },
         }
@@ -123,14 +132,47 @@ impl Shared {
             Ok(action) => action,
             Err(course) => return course,
         };
-        let words = action.events.iter().rev().find(|event| event.result.as_deref() == Some(ERROR));
-        let said = words.map(|event| format!("{}: {}", event.event, event.details.as_deref().unwrap_or("no details")));
-        match action.action.message.as_deref() == Some(ERROR) || said.is_some() {
-            true => Course::Failed { request, why: said.unwrap_or_else(|| "Nova gave it up".to_owned()) },
+        match failure(&action) {
+            Some(why) => Course::Failed { request, why, left: None },
             // The record is of an earlier try, or of somebody else's.
-            false => Course::UnderWay { request, to: None },
+            None => Course::UnderWay { request, to: None },
         }
     }
+
+    /// Nova works an evacuation off in the oldest open record of the server, which an
+    /// abandoned one may have left: our own then stays open for ever, and only our
+    /// request's own action tells how it went.
+    async fn in_an_older_record(
+        &self,
+        instance: &InstanceId,
+        source: &HostId,
+        open: &Migration,
+        request: String,
+        until: Instant,
+    ) -> Course {
+        let action = match told(self.nova.instance_action(instance.as_str(), &request, until).await) {
+            Ok(action) => action,
+            Err(course) => return course,
+        };
+        let left = Some(open.id);
+        match failure(&action) {
+            Some(why) => Course::Failed { request, why, left },
+            None if action.succeeded(REBUILT) => match self.arrived(instance, source, request, until).await {
+                Course::Done { request, host, .. } => Course::Done { request, host, left },
+                Course::Failed { request, why, .. } => Course::Failed { request, why, left },
+                other => other,
+            },
+            None => Course::UnderWay { request, to: self.to(open) },
+        }
+    }
+}
+
+/// Why an evacuation failed, in its action's own words; `None` when it says nothing of a failure.
+fn failure(action: &ActionDetail) -> Option<String> {
+    let words = action.events.iter().rev().find(|event| event.result.as_deref() == Some(ERROR));
+    let said = words.map(|event| format!("{}: {}", event.event, event.details.as_deref().unwrap_or("no details")));
+    let failed = action.action.has_failed() || said.is_some();
+    failed.then(|| said.unwrap_or_else(|| "Nova gave it up".to_owned()))
 }
 
 /// The answer was lost: which of the server's actions is the one that nobody else asked for?

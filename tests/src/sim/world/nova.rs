@@ -532,8 +532,10 @@ impl World {
         match newest.map(|migration| (&migration.stage, migration.request.clone())) {
             None => Course::Unseen,
             Some((Stage::Moving, request)) => Course::UnderWay { request, to: None },
-            Some((Stage::Done(host) | Stage::Completed(host), request)) => Course::Done { request, host: id(*host) },
-            Some((Stage::Failed(why), request)) => Course::Failed { request, why: why.clone() },
+            Some((Stage::Done(host) | Stage::Completed(host), request)) => {
+                Course::Done { request, host: id(*host), left: None }
+            }
+            Some((Stage::Failed(why), request)) => Course::Failed { request, why: why.clone(), left: None },
         }
     }
 
