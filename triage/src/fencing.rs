@@ -367,6 +367,8 @@ impl Triage {
         work.ordered_at = Some(now);
         work.read_at = None;
         work.asked = true;
+        // This one is of our own start: reads that are on their way belong to no resumed order.
+        work.resumed = false;
         self.command(Command::FenceOff { step, host: host.clone() });
     }
 
@@ -406,6 +408,18 @@ impl Triage {
         let Phase::Fencing { step } = incident.phase else { return };
         let resumed = self.work.get(&id).is_some_and(|w| w.resumed && w.ordered_at.is_some_and(|at| begun >= at));
         if !resumed {
+            return;
+        }
+        // It may have come back while its device was slow to answer.
+        if power != Power::Off && self.watches.get(host).is_some_and(|watch| watch.last_sign > begun) {
+            let again = self.now.at.plus(RESUME_AFTER);
+            let work = self.work(id);
+            work.asked = false;
+            work.retry_at = Some(again);
+            return;
+        }
+        // What answers now is no longer the boot that it was meant for.
+        if self.host(host).is_some_and(|record| record.boots.last() != incident.boot.as_ref()) {
             return;
         }
         self.work(id).resumed = false;
