@@ -7,6 +7,7 @@
 //!   own thread: engine.turn -> commit ->---+
 //! ```
 
+use crate::alert::{Couriers, Trials};
 use crate::cli::TestArgs;
 use crate::clock::BootClock;
 use crate::cloud::libvirt::{Carrier, LibvirtCloud};
@@ -177,7 +178,9 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let listener = TcpListener::bind(config.listen).await.map_err(io(format!("listen {}", config.listen)))?;
     let address = listener.local_addr().map_err(io("listen"))?;
     let socket = bind_socket(&config.socket)?;
-    let api = Api { inbox: inbox.clone(), desk: Arc::clone(&desk), site: opened.site, epoch: opened.epoch.number };
+    let receivers = Arc::new(Trials::new(&config.receivers, &opened.site));
+    let (site, epoch) = (opened.site, opened.epoch.number);
+    let api = Api { inbox: inbox.clone(), desk: Arc::clone(&desk), receivers, site, epoch };
     let ended = spawn_loop(engine, arrived, desk)?;
     serve(listener, tls, Arc::clone(&registry), api.clone());
     tokio::spawn(http::serve_socket(socket, api));
@@ -215,6 +218,7 @@ fn ports(
         deadline: shared.probe_deadline,
     };
     let keys: Arc<dyn ProbeKeys> = Arc::<Registry>::clone(registry);
+    let courier = Couriers::start(&config.receivers, &opened.site, inbox, &runtime);
     let looker = OwnEyes::new(keys, sight, inbox.clone(), runtime);
     Ok(Ports {
         clock: Box::new(BootClock),
@@ -224,6 +228,7 @@ fn ports(
         cloud: cloud(config, opened, registry, inbox)?,
         fencer: Box::new(fencer),
         looker: Box::new(looker),
+        courier: Box::new(courier),
         replies: Box::new(DeskReplies(Arc::clone(desk))),
     })
 }

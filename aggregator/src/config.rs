@@ -4,6 +4,9 @@
 //! The file in `packaging/aggregator.toml` lists every key with its default; a
 //! test holds the two together.
 
+mod alerts;
+
+use crate::alert::Receiver;
 use crate::fence::subprocess::{AGENTS, Device, password};
 use crate::listen::TlsFiles;
 use crate::peer::valid_name;
@@ -36,6 +39,8 @@ pub struct Config {
     pub responder_port: u16,
     pub fences: BTreeMap<HostId, Vec<Device>>,
     pub openstack: Openstack,
+    /// Who is told of alerts.
+    pub receivers: Vec<Receiver>,
     pub settings: Settings,
     /// What is no fault of the file, but will be one of the site.
     pub warnings: Vec<String>,
@@ -108,6 +113,7 @@ impl Config {
         matrix(r, &mut settings, &mut warnings);
         let fences = fences(r, &mut settings, &mut warnings);
         let openstack = openstack(r);
+        let receivers = alerts::read(r, &mut settings, &mut warnings);
         let config = Self {
             listen,
             socket: r.path("socket", Some("/run/medevac/aggregator.sock")),
@@ -118,6 +124,7 @@ impl Config {
             responder_port,
             fences,
             openstack,
+            receivers,
             settings,
             warnings,
         };

@@ -187,3 +187,38 @@ fn a_row_of_the_matrix_is_refused_with_the_reason_and_warned_of_where_nothing_te
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
     assert!(config.warnings[0].contains("storage_one_host: no source yet"), "{:?}", config.warnings);
 }
+
+fn receiver(keys: &str) -> String {
+    format!("{PACKAGED}\n[[alerts.receiver]]\nname = 'ops'\n{keys}\n")
+}
+
+#[test]
+fn a_receiver_has_its_filter_and_its_way() {
+    let keys = "url = 'http://127.0.0.1:9093/api/v2/alerts'\nformat = 'alertmanager'\nmin_severity = 'critical'\n\
+                codes = ['MDV-HOST-LOST']\nsegments = ['edge']";
+    let config = Config::parse(&receiver(keys)).unwrap();
+    let filter = &config.settings.receivers[0];
+    assert_eq!((filter.name.as_str(), filter.level), ("ops", true));
+    assert!(filter.codes.contains("MDV-HOST-LOST") && filter.segments.contains(&"edge".into()));
+    assert_eq!(config.receivers[0].form.name(), "alertmanager");
+}
+
+#[test]
+fn what_no_receiver_can_be_is_named() {
+    let cases = [
+        ("", "url_file"),
+        ("url = 'http://169.254.169.254/x'", "metadata"),
+        ("url = 'ftp://there/x'", "http://"),
+        ("url = 'https://me:secret@there/x'", "bearer_file"),
+        ("url = 'https://there/x'\ncodes = ['MDV-NONE']", "MDV-HOST-LOST"),
+        ("url = 'https://there/x'\nformat = 'template'", "minijinja"),
+        ("url = 'https://there/x'\nformat = 'template'\ntemplate = '/nowhere'", "No such file"),
+        ("url = 'https://there/x'\nsecret_files = ['a', 'b', 'c']", "at most two"),
+        ("url = 'https://there/x'\nmin_severity = 'loud'", "critical"),
+        ("url = 'https://there/x'\n[[alerts.receiver]]\nname = 'ops'\nurl = 'https://other/x'", "twice"),
+    ];
+    for (keys, told) in cases {
+        let problems = Config::parse(&receiver(keys)).unwrap_err().to_string();
+        assert!(problems.contains(told) && !problems.contains("me:secret"), "{keys}: {problems}");
+    }
+}

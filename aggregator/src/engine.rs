@@ -12,7 +12,7 @@
 //! that the same code runs under the seeded simulator.
 
 use crate::crash;
-use crate::ports::{Agents, Clock, Cloud, Fencer, Lease, Looker, Replies, Store, StoreError};
+use crate::ports::{Agents, Clock, Cloud, Courier, Fencer, Lease, Looker, Replies, Store, StoreError};
 use medevac_triage::{
     COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX, Change, Command, Decision, Epoch, HostId, Moment, Now, Observation,
     RECORD_BYTES_MAX, Record, Settings, Triage,
@@ -50,6 +50,7 @@ pub struct Ports {
     pub cloud: Box<dyn Cloud>,
     pub fencer: Box<dyn Fencer>,
     pub looker: Box<dyn Looker>,
+    pub courier: Box<dyn Courier>,
     pub replies: Box<dyn Replies>,
 }
 
@@ -193,6 +194,7 @@ impl Engine {
             Command::FenceOff { step, host } => self.ports.fencer.off(step, &host),
             Command::PowerOn { host } => self.ports.fencer.on(&host),
             Command::Cloud(act) => self.ports.cloud.act(act),
+            Command::Tell { receiver, letter } => self.ports.courier.tell(&receiver, *letter),
             Command::Order { step, host, session, boot, deadline, order } => {
                 self.ports.cloud.order(step, &host, &session, &boot, deadline, order);
             }

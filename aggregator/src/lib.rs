@@ -3,6 +3,7 @@
 //! Adapters know triage's nouns and the traits of [`ports`], never each other;
 //! [`engine`] knows the traits; only [`app`] knows everybody.
 
+pub mod alert;
 pub mod app;
 pub mod cli;
 pub mod clock;

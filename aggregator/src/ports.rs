@@ -8,8 +8,9 @@
 //!             +----------------------------------------------------+
 //! ```
 
+use futures::future::BoxFuture;
 use medevac_triage::{
-    BootId, Care, Change, CloudAct, Epoch, HostId, Key, Now, Order, PlaneId, Record, Reply, SessionId, StepId,
+    BootId, Care, Change, CloudAct, Epoch, HostId, Key, Letter, Now, Order, PlaneId, Record, Reply, SessionId, StepId,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -93,6 +94,19 @@ pub trait Cloud: Send {
 
     /// Asks the control plane. Answers with `CloudSpoke`, always.
     fn act(&mut self, act: CloudAct);
+}
+
+/// Those who are told of alerts.
+pub trait Courier: Send {
+    /// Answers with `LetterAnswered` once it is taken, or refused for good.
+    /// What the receiver has not taken of the same alert is void.
+    fn tell(&mut self, receiver: &str, letter: Letter);
+}
+
+/// Receivers, tried out at once and without a trace in the state.
+pub trait Receivers: Send + Sync + std::fmt::Debug {
+    /// One, or all, each with what it did not like; empty when there is none of that name.
+    fn try_out(&self, name: Option<String>) -> BoxFuture<'static, Vec<(String, Result<(), String>)>>;
 }
 
 /// Power. A return code is never proof: every answer carries what `status` said.

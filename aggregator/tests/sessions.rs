@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Agent, GUEST, certificates, channel, hello, inventory};
+use medevac_aggregator::alert::Trials;
 use medevac_aggregator::app;
 use medevac_aggregator::engine::Input;
 use medevac_aggregator::grpc::registry::{Registry, SessionAgents, Shared};
@@ -47,7 +48,8 @@ impl Site {
         let registry = Registry::new(shared, "secret", inbox.clone(), tokio::runtime::Handle::current());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let api = Api { inbox, desk: Arc::new(Desk::default()), site: "site-a".into(), epoch: 5 };
+        let receivers = Arc::new(Trials::new(&[], "site-a"));
+        let api = Api { inbox, desk: Arc::new(Desk::default()), receivers, site: "site-a".into(), epoch: 5 };
         app::serve(listener, Some(server_tls(&files).unwrap()), Arc::clone(&registry), api);
         Self { dir, address, registry, seen }
     }

@@ -107,6 +107,15 @@ pub enum Verb {
         /// An incident such as inc-7; or `matrix`: what is done about a host that has lost networks
         id: String,
     },
+    /// What people were told of, and who has not heard it yet
+    Alerts {
+        /// Resolved ones, too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Try receivers out, or send again what one has refused
+    #[command(subcommand)]
+    Alert(AlertWord),
     /// Who said what to medevac, why, and what came of it
     Audit,
     /// Choose what medevac may do in a segment
@@ -165,6 +174,18 @@ pub enum Verb {
     Recover(Instance),
     /// A host that is gone for good, or whose machine was replaced: whoever joins by its name is a new one
     Forget(Host),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum AlertWord {
+    /// Send a test to all receivers, or one, and tell how each took it
+    Test { receiver: Option<String> },
+    /// Send again what this receiver has refused for good
+    Retry {
+        receiver: String,
+        #[command(flatten)]
+        why: Why,
+    },
 }
 
 #[derive(Clone, Debug, ClapArgs)]

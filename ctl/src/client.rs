@@ -76,6 +76,16 @@ impl Client {
         if answer.status.is_success() { Ok(answer.text) } else { Err(failed(&answer)) }
     }
 
+    /// Asks for something that takes a body; anything but success is a refusal.
+    ///
+    /// # Errors
+    /// Not reachable, or refused.
+    pub async fn post(&self, path: &str, body: &impl serde::Serialize) -> Result<String, Stop> {
+        let body = serde_json::to_string(body).map_err(|error| Stop::Usage(error.to_string()))?;
+        let answer = self.call(Method::POST, path, Some(body)).await?;
+        if answer.status.is_success() { Ok(answer.text) } else { Err(failed(&answer)) }
+    }
+
     /// Speaks a verb. A refusal is an answer, too: its body says why.
     ///
     /// # Errors

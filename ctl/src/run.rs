@@ -1,6 +1,6 @@
 //! From what was typed to what is asked and printed.
 
-use crate::cli::{Args, Mode, Reach, Switch, Verb, Why};
+use crate::cli::{AlertWord, Args, Mode, Reach, Switch, Verb, Why};
 use crate::client::{Client, Stop};
 use crate::show;
 use medevac_proto::rest::{self, VerbAnswer, VerbRequest};
@@ -36,6 +36,10 @@ pub async fn run(args: Args) -> Result<(), Stop> {
                 .await
         }
         Verb::Incident { id } => session.read(&incident_path(&id, "")?, show::incident).await,
+        Verb::Alerts { all } => {
+            session.list("/api/v1/alerts", |one: &rest::SentAlert| all || one.state == "firing", show::alerts).await
+        }
+        Verb::Alert(AlertWord::Test { receiver }) => session.try_receivers(receiver).await,
         Verb::Audit => session.read("/api/v1/audit", |said: Vec<rest::Said>| show::audit(&said)).await,
         Verb::Explain { id } if id == "matrix" => {
             session.read("/api/v1/matrix", |rows: Vec<rest::MatrixRow>| show::matrix(&rows)).await
@@ -77,6 +81,21 @@ impl Session {
         let kept = raw.into_iter().zip(typed).filter(|(_, one)| wanted(one));
         let (raw, typed): (Vec<_>, Vec<_>) = kept.unzip();
         if self.json { out(&serde_json::Value::Array(raw).to_string()) } else { out(&shown(&typed)) }
+    }
+
+    /// A receiver that did not take it makes this fail.
+    async fn try_receivers(&self, receiver: Option<String>) -> Result<(), Stop> {
+        let text = self.client.post("/api/v1/alerts/test", &rest::TrialRequest { receiver }).await?;
+        let trials: Vec<rest::Trial> = parse(&text)?;
+        if self.json {
+            out(&text)?
+        } else {
+            out(&show::trials(&trials))?
+        }
+        match trials.iter().all(|trial| trial.taken) {
+            true => Ok(()),
+            false => Err(Stop::Refused(String::new())),
+        }
     }
 
     async fn speak(&self, verb: Verb) -> Result<(), Stop> {
@@ -156,6 +175,8 @@ fn request(verb: Verb) -> Result<(rest::Verb, Why), Stop> {
         Verb::Unprotect(of) => (rest::Verb::Unprotect { instance: of.instance }, of.why),
         Verb::Recover(of) => (rest::Verb::Recover { instance: of.instance }, of.why),
         Verb::Forget(of) => (rest::Verb::Forget { host: of.host }, of.why),
+        Verb::Alert(AlertWord::Retry { receiver, why }) => (rest::Verb::RetryAlerts { receiver }, why),
+        Verb::Alert(AlertWord::Test { .. }) | Verb::Alerts { .. } => return Err(no_verb()),
         Verb::Status | Verb::Hosts | Verb::Instances { .. } | Verb::Incidents { .. } => return Err(no_verb()),
         Verb::Incident { .. } | Verb::Explain { .. } | Verb::Audit => return Err(no_verb()),
     })
@@ -197,6 +218,7 @@ mod tests {
             ("pin-device hv1", r#"{"verb":"pin-device","host":"hv1"}"#),
             ("retry inc-7", r#"{"verb":"retry","incident":"inc-7"}"#),
             ("forget hv1", r#"{"verb":"forget","host":"hv1"}"#),
+            ("alert retry ops", r#"{"verb":"retry-alerts","receiver":"ops"}"#),
             ("unprotect u", r#"{"verb":"unprotect","instance":"u"}"#),
         ];
         for (words, body) in cases {

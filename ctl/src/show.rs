@@ -1,6 +1,8 @@
 //! Bodies as tables for people. Pure: values in, text out.
 
-use medevac_proto::rest::{Explanation, Host, Incident, IncidentHead, Instance, MatrixRow, Said, Status};
+use medevac_proto::rest::{
+    Explanation, Host, Incident, IncidentHead, Instance, MatrixRow, Said, SentAlert, Status, Trial,
+};
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
 
@@ -109,6 +111,28 @@ pub fn instances(instances: &[Instance]) -> String {
     };
     let titles = ["UUID", "NAME", "STATE", "MAY RUN ON", "MEMORY", "PROTECTED", "WHY NOT", "POLICY"];
     table(&titles, instances.iter().map(row))
+}
+
+pub fn alerts(alerts: &[SentAlert]) -> String {
+    if alerts.is_empty() {
+        return "nothing fires".into();
+    }
+    let mut lines = Vec::new();
+    for one in alerts {
+        let since = time(one.opened_wall_ms);
+        lines.push(format!("{}  {} {} {}, since {since}", one.id, one.state, one.severity, one.code));
+        lines.extend([&one.lost, &one.doing, &one.todo].map(|line| format!("  {line}")));
+        lines.extend(one.receivers.iter().map(|(name, told)| format!("  {name}: {told}")));
+    }
+    lines.join("\n")
+}
+
+pub fn trials(trials: &[Trial]) -> String {
+    let row = |one: &Trial| {
+        let result = if one.taken { "took it".to_owned() } else { one.text.clone() };
+        vec![one.receiver.clone(), result]
+    };
+    table(&["RECEIVER", "RESULT"], trials.iter().map(row))
 }
 
 pub fn incidents(incidents: &[IncidentHead]) -> String {

@@ -49,6 +49,48 @@ pub struct Alert {
     pub text: String,
 }
 
+/// One row of `GET /api/v1/alerts`: what people were told of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SentAlert {
+    /// "alert-7".
+    pub id: String,
+    /// Stable, for machines: "MDV-HOST-LOST".
+    pub code: String,
+    /// "info", "warning" or "critical".
+    pub severity: String,
+    /// "firing" or "resolved".
+    pub state: String,
+    pub segment: String,
+    pub hosts: Vec<String>,
+    pub incidents: Vec<String>,
+    pub lost: String,
+    pub doing: String,
+    pub todo: String,
+    pub revision: u32,
+    pub opened_wall_ms: u64,
+    pub changed_wall_ms: u64,
+    pub resolved_wall_ms: Option<u64>,
+    /// By receiver: "told", "waiting", or "refused: ..."; who does not want to know is not named.
+    pub receivers: BTreeMap<String, String>,
+}
+
+/// `POST /api/v1/alerts/test`: all receivers, or one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrialRequest {
+    #[serde(default)]
+    pub receiver: Option<String>,
+}
+
+/// How a receiver took a test.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    pub receiver: String,
+    pub taken: bool,
+    /// What it said, if it did not take it.
+    pub text: String,
+}
+
 /// One row of `GET /api/v1/hosts`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Host {
@@ -218,6 +260,9 @@ pub enum Verb {
     },
     Forget {
         host: String,
+    },
+    RetryAlerts {
+        receiver: String,
     },
 }
 

@@ -17,8 +17,9 @@
 //!   mark vm1 medevac:tier 2          mark image vm1 medevac:ha off            tier vm1 2      ha vm1 off
 //!   each 1..20 crash hv@             show hosts counted
 //!   zone az1 hv1     aggregate fast hv1       segment edge hv1          set segments_by aggregate
+//!   receiver ops     receiver pager critical
 //!   say approve inc-1 | say pause | say maintenance hv1 | ...
-//!   show incidents | hosts | guests | status | nova | inc-1
+//!   show letters | incidents | hosts | guests | status | nova | inc-1
 //! ```
 //!
 //! The world is the simulator's, without chance: the same text is the same run.
@@ -29,7 +30,7 @@ mod shown;
 use crate::sim::{Fault, Options, World};
 use medevac_triage::{
     Aggregate, DEFAULT_SEGMENT, Guards, Ha, HostId, IncidentId, InstanceId, Level, Marks, Mode, OnHung, PlaneId,
-    PolicyRule, RecoveryMethod, SEGMENT_MARK, SegmentId, SegmentsBy, Settings, Word,
+    PolicyRule, Receiver, RecoveryMethod, SEGMENT_MARK, SegmentId, SegmentsBy, Settings, Severity, Word,
 };
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -91,6 +92,8 @@ impl Stage {
             ["reserved", ref hosts @ ..] => {
                 self.options.reserved = hosts.iter().map(|host| index(host)).collect::<Result<_, _>>()?
             }
+            ["receiver", name] => self.receiver(name, "info")?,
+            ["receiver", name, severity] => self.receiver(name, severity)?,
             ["segment", name, ref hosts @ ..] => self.segment(name, hosts)?,
             [key @ ("tier" | "ha"), guest, value] => self.rule(guest, key, value)?,
             ["mode", mode] => self.options.mode = Mode::parse(mode).ok_or("no such mode")?,
@@ -173,6 +176,13 @@ impl Stage {
         Ok(())
     }
 
+    fn receiver(&mut self, name: &str, severity: &str) -> Result<(), String> {
+        let min_severity = Severity::parse(severity).ok_or("a severity is info, warning or critical")?;
+        let settings = self.options.settings.get_or_insert_with(Settings::default);
+        settings.receivers.push(Receiver { name: name.to_owned(), min_severity, ..Receiver::default() });
+        Ok(())
+    }
+
     /// By hand, as in the configuration.
     fn segment(&mut self, name: &str, hosts: &[&str]) -> Result<(), String> {
         let settings = self.options.settings.get_or_insert_with(Settings::default);
@@ -241,6 +251,10 @@ impl Stage {
                     if on.is_empty() { "no host".to_owned() } else { on.join(" and ") }
                 );
             }
+            return Ok(());
+        }
+        if what == "letters" {
+            let _ = writeln!(out, "{}", world.letters().join("\n"));
             return Ok(());
         }
         if what == "nova" {

@@ -43,7 +43,7 @@ fn nothing_with_io_is_reachable_from_triage() {
 #[test]
 fn no_adapter_imports_another_one() {
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../aggregator/src");
-    let adapters = ["cloud", "fence", "grpc", "http", "lease", "look", "store"];
+    let adapters = ["alert", "cloud", "fence", "grpc", "http", "lease", "look", "store"];
     let mut wrong = Vec::new();
     for adapter in adapters {
         for file in files(&source.join(adapter)).into_iter().chain(files(&source.join(format!("{adapter}.rs")))) {
@@ -311,4 +311,14 @@ fn functions_after(path: &std::path::Path, marks: &[&str], keyword: &str) -> Vec
         }
     }
     found
+}
+
+/// Whoever reads a code in an alert finds it in the documents, and none that there is not.
+#[test]
+fn every_code_of_an_alert_is_in_the_documents() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/alerts.md");
+    let page = std::fs::read_to_string(page).expect("the page is in the repository");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `MDV-")?.split('`').next());
+    let told: Vec<String> = rows.map(|rest| format!("MDV-{rest}")).collect();
+    assert_eq!(told, medevac_triage::Cause::CODES);
 }

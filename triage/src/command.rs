@@ -3,6 +3,7 @@
 
 use crate::cloud::CloudAct;
 use crate::id::{BootId, HostId, InstanceId, PlaneId, SessionId, StepId};
+use crate::letters::Letter;
 use crate::record::Change;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -109,6 +110,11 @@ pub enum Command {
     },
     /// Ask the cloud's control plane.
     Cloud(CloudAct),
+    /// Tell a receiver how an alert stands; what it has not taken of that alert yet is void.
+    Tell {
+        receiver: String,
+        letter: Box<Letter>,
+    },
     /// End a session whose agent has been silent for too long, or has been replaced.
     CloseSession {
         host: HostId,
@@ -170,6 +176,7 @@ impl Command {
             Command::Order { order: Order::Leave { .. }, .. } => "order-leave",
             Command::Order { order: Order::ReleaseHold { .. }, .. } => "order-release-hold",
             Command::Cloud(act) => act.name(),
+            Command::Tell { .. } => "tell",
             Command::CloseSession { .. } => "close-session",
         }
     }

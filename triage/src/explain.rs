@@ -2,6 +2,7 @@
 //! changes anything.
 
 use crate::Triage;
+use crate::alert::NOTHING_TO_DO;
 use crate::cloud::Server;
 use crate::gone::state_text;
 use crate::id::{HostId, IncidentId};
@@ -93,24 +94,15 @@ impl Triage {
         for host in &self.sight.told_names {
             alerts.push(("MDV-CLOUD-NAME", format!("{host}: Nova has no compute host of that name")));
         }
-        for segment in self.durable.segments.iter() {
-            let down: Vec<&str> = self
-                .durable
-                .hosts
-                .iter()
-                .filter(|host| host.segment == segment.id && self.standing(host) == Standing::AgentFailed)
-                .filter(|host| self.agent_gone_for(&host.id, now) >= self.settings.agents_down_after)
-                .map(|host| host.id.as_str())
-                .collect();
-            if !down.is_empty() {
-                alerts.push((
-                    "MDV-AGENTS-DOWN",
-                    format!("agents do not run on {}; their guests are not harmed", down.join(", ")),
-                ));
-            }
+        for down in self.agents_down(now).into_values() {
+            let down: Vec<&str> = down.iter().map(HostId::as_str).collect();
+            alerts.push((
+                "MDV-AGENTS-DOWN",
+                format!("agents do not run on {}; their guests are not harmed", down.join(", ")),
+            ));
         }
         let (heard, of) = self.majority();
-        if of > 1 && heard * 2 <= of && now.at >= self.settle_until {
+        if self.in_minority(now) {
             alerts.push((
                 "MDV-MINORITY",
                 format!("only {heard} of {of} hosts are heard: nobody is shot; is this aggregator cut off?"),
@@ -131,7 +123,7 @@ impl Triage {
         alerts
     }
 
-    fn agent_gone_for(&self, host: &HostId, now: Now) -> Duration {
+    pub(crate) fn agent_gone_for(&self, host: &HostId, now: Now) -> Duration {
         let Some(watch) = self.watches.get(host) else { return Duration::ZERO };
         let heard = watch.session.as_ref().map(|live| live.heard_at);
         now.at.since(heard.or(watch.stream_lost_at).unwrap_or(self.started))
@@ -287,13 +279,9 @@ impl Triage {
         }
         match incident.kind {
             IncidentKind::HostSilent | IncidentKind::HostHung | IncidentKind::HostShot | IncidentKind::HostRebooted => {
-                let back = |state: OutcomeState| matches!(state, OutcomeState::Recovered | OutcomeState::Skipped);
-                let outcomes = self.durable.outcomes_of(incident.id);
-                let open = outcomes.iter().filter(|o| !back(o.state)).count();
-                let total = if outcomes.is_empty() { self.guests_at(subject) } else { open };
-                match total {
+                match self.lost_guests(incident) {
                     1 => format!("1 guest of {subject} is not known to run"),
-                    _ => format!("{total} guests of {subject} are not known to run"),
+                    total => format!("{total} guests of {subject} are not known to run"),
                 }
             }
             IncidentKind::InstanceGone => {
@@ -313,11 +301,20 @@ impl Triage {
         }
     }
 
-    fn guests_at(&self, host: &str) -> usize {
-        let host = HostId::from(host);
-        let near = self.durable.instances_near(&host);
+    /// How many guests of a host's incident are not known to run.
+    pub(crate) fn lost_guests(&self, incident: &IncidentRecord) -> usize {
+        let back = |state: OutcomeState| matches!(state, OutcomeState::Recovered | OutcomeState::Skipped);
+        let outcomes = self.durable.outcomes_of(incident.id);
+        match &incident.host {
+            Some(host) if outcomes.is_empty() => self.guests_at(host),
+            _ => outcomes.iter().filter(|outcome| !back(outcome.state)).count(),
+        }
+    }
+
+    fn guests_at(&self, host: &HostId) -> usize {
+        let near = self.durable.instances_near(host);
         near.iter()
-            .filter(|id| self.durable.instances.get(id).is_some_and(|i| i.homes.contains_key(&host) && i.wanted))
+            .filter(|id| self.durable.instances.get(id).is_some_and(|i| i.homes.contains_key(host) && i.wanted))
             .count()
     }
 
@@ -468,10 +465,8 @@ fn todo(incident: &IncidentRecord) -> String {
         Phase::Watching if incident.kind == IncidentKind::ServiceDown => {
             format!("ssh {host} systemctl restart nova-compute")
         }
-        Phase::Watching => format!("medevacctl explain {id}"),
-        Phase::Observed if incident.timeline.iter().any(|entry| entry.code == "alert") => {
-            format!("medevacctl explain {id}")
-        }
-        _ => "nothing to do".to_owned(),
+        // What act would have done, and why, is there.
+        Phase::Watching | Phase::Observed => format!("medevacctl explain {id}"),
+        _ => NOTHING_TO_DO.to_owned(),
     }
 }

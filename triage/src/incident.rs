@@ -46,6 +46,8 @@ pub(crate) struct Work {
     /// Doubts as last told, so that each is told once.
     pub told: String,
     pub tiers: Tiers,
+    /// Its host was in maintenance then.
+    pub planned_at: Option<Moment>,
     /// Nova was asked for what is read before the first evacuations.
     pub read_ahead: bool,
 }
@@ -63,6 +65,7 @@ impl Work {
             fresh_from: now,
             told: String::new(),
             tiers: Tiers::default(),
+            planned_at: None,
             read_ahead: false,
         }
     }

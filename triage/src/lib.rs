@@ -19,6 +19,7 @@
 //!
 //! Nothing here does I/O, reads a clock, draws a random number or is async.
 
+mod alert;
 mod care;
 mod cloud;
 mod command;
@@ -33,6 +34,7 @@ mod id;
 mod incident;
 mod ingest;
 mod inventory;
+mod letters;
 mod look;
 mod matrix;
 mod moves;
@@ -59,6 +61,7 @@ mod turns;
 mod view;
 mod watch;
 
+pub use alert::{AlertId, AlertRecord, Cause, Lines, Severity, Told};
 pub use cloud::{
     Aggregate, CloudAct, CloudKind, CloudNews, ComputeService, Course, Marks, Mould, Move, Server, ServiceHold,
     TOO_MANY,
@@ -66,6 +69,7 @@ pub use cloud::{
 pub use command::{Care, Command, Decision, Note, Order, Refusal, Reply};
 pub use evidence::Doubt;
 pub use id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
+pub use letters::{Delivery, Letter, Receiver};
 pub use matrix::{Act, Loss, Matrix, ROWS as MATRIX_ROWS, Row, Unfit, names as action_names};
 pub use observation::*;
 pub use policy::{
@@ -119,6 +123,13 @@ pub struct Triage {
     shots: Vec<(SegmentId, HostId, Moment)>,
     gather: Option<recovery::Gather>,
     sight: cloud::Sight,
+    /// What a restart may forget of open alerts.
+    tendings: BTreeMap<AlertId, alert::Tending>,
+    /// Troubles without an incident, and since when each holds.
+    troubled: BTreeMap<Cause, Moment>,
+    troubles_seen_at: Option<Moment>,
+    /// Revisions handed over to receivers by this process.
+    handed: BTreeMap<(String, AlertId), u32>,
     doubles: BTreeMap<InstanceId, Moment>,
     restarted: BTreeMap<InstanceId, Moment>,
     /// Instances to be looked at again: fallen, or shown in two places.
@@ -156,6 +167,10 @@ impl Triage {
             shots: Vec::new(),
             gather: None,
             sight: cloud::Sight::default(),
+            tendings: BTreeMap::new(),
+            troubled: BTreeMap::new(),
+            troubles_seen_at: None,
+            handed: BTreeMap::new(),
             doubles: BTreeMap::new(),
             restarted: BTreeMap::new(),
             look_at: BTreeSet::new(),
@@ -233,6 +248,8 @@ impl Triage {
         self.review_holds();
         self.send_care();
         self.prune();
+        self.review_alerts();
+        self.tell_receivers();
         self.promised = Some(self.next_look());
     }
 

@@ -1,8 +1,10 @@
 //! Everything the world can tell us, in the past tense. Values only: whoever
 //! saw it has already turned clocks and wire formats into these.
 
+use crate::alert::AlertId;
 use crate::cloud::CloudNews;
 use crate::id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
+use crate::letters::Delivery;
 use crate::record::Mode;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +72,13 @@ pub enum Observation {
         by: String,
         reason: String,
         word: Word,
+    },
+    /// A receiver took a letter, or will not.
+    LetterAnswered {
+        receiver: String,
+        alert: AlertId,
+        revision: u32,
+        delivery: Delivery,
     },
     /// The cloud's control plane told something.
     CloudSpoke(CloudNews),
@@ -318,22 +327,58 @@ pub enum Outcome {
 /// An operator's word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word {
-    SetMode { segment: SegmentId, mode: Mode },
+    SetMode {
+        segment: SegmentId,
+        mode: Mode,
+    },
     Pause,
     Resume,
-    Maintenance { host: HostId, on: bool, until_back: bool },
-    Approve { incident: IncidentId },
-    Cancel { incident: IncidentId },
-    Retry { incident: IncidentId },
-    ConfirmFenced { host: HostId, boot: Option<BootId> },
-    Fence { host: HostId },
-    Release { host: HostId },
-    PowerOn { host: HostId },
-    PinDevice { host: HostId },
-    Protect { instance: InstanceId },
-    Unprotect { instance: InstanceId },
-    Recover { instance: InstanceId },
-    Forget { host: HostId },
+    Maintenance {
+        host: HostId,
+        on: bool,
+        until_back: bool,
+    },
+    Approve {
+        incident: IncidentId,
+    },
+    Cancel {
+        incident: IncidentId,
+    },
+    Retry {
+        incident: IncidentId,
+    },
+    ConfirmFenced {
+        host: HostId,
+        boot: Option<BootId>,
+    },
+    Fence {
+        host: HostId,
+    },
+    Release {
+        host: HostId,
+    },
+    PowerOn {
+        host: HostId,
+    },
+    PinDevice {
+        host: HostId,
+    },
+    Protect {
+        instance: InstanceId,
+    },
+    Unprotect {
+        instance: InstanceId,
+    },
+    Recover {
+        instance: InstanceId,
+    },
+    Forget {
+        host: HostId,
+    },
+    /// Dead letters of a receiver are sent again.
+    RetryAlerts {
+        receiver: String,
+    },
 }
 
 /// As it would be typed, without the reason.
@@ -360,6 +405,7 @@ impl fmt::Display for Word {
             Word::Unprotect { instance } => write!(f, "unprotect {instance}"),
             Word::Recover { instance } => write!(f, "recover {instance}"),
             Word::Forget { host } => write!(f, "forget {host}"),
+            Word::RetryAlerts { receiver } => write!(f, "alert retry {receiver}"),
         }
     }
 }

@@ -78,6 +78,7 @@ impl Triage {
             Word::Unprotect { instance } => self.protect(&instance, false),
             Word::Recover { instance } => self.recover(&instance, by, reason),
             Word::Forget { host } => self.forget(&host),
+            Word::RetryAlerts { receiver } => self.retry_letters(&receiver),
         }
     }
 

@@ -40,7 +40,7 @@ impl Triage {
     }
 
     /// Another incident of the segment whose off order is out.
-    fn outstanding(&self, segment: &SegmentId, own: &IncidentRecord) -> Option<String> {
+    pub(crate) fn outstanding(&self, segment: &SegmentId, own: &IncidentRecord) -> Option<String> {
         let holds = |i: &&IncidentRecord| {
             i.id != own.id
                 && i.segment == *segment

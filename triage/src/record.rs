@@ -2,6 +2,7 @@
 //! end. Durable state changes only by [`crate::Triage::apply`] of a committed
 //! change: live, at start and in replay alike.
 
+use crate::alert::AlertRecord;
 use crate::cloud::ServiceHold;
 use crate::id::{BootId, HostId, IncidentId, InstanceId, PlaneId, SegmentId, StepId};
 use crate::observation::{Disk, Parting, RunState, StopReason};
@@ -35,6 +36,7 @@ pub enum Record {
     Word(WordRecord),
     Outcome(OutcomeRecord),
     Heard(HeardRecord),
+    Alert(AlertRecord),
 }
 
 /// One change of durable state.
@@ -57,6 +59,8 @@ impl Change {
 #[serde(default)]
 pub struct SiteRecord {
     pub next_incident: u64,
+    /// Alerts so far.
+    pub alerts: u64,
     /// Words of operators that were kept so far.
     pub words: u64,
     /// An operator's brake, with the reason: nothing is ordered while it is set.
@@ -251,7 +255,7 @@ pub enum HomeWhy {
     Presumed,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IncidentKind {
     /// A host fell silent.

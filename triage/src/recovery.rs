@@ -550,7 +550,8 @@ impl Triage {
         if waiting > 0 {
             return self.set_phase(id, Phase::Waiting, "waiting", text);
         }
-        if !self.hold_is_over(host) || (self.streams(host) && !self.service_is_back(id, host)) {
+        // A host that is off gets its service back when it returns: that is another incident.
+        if !self.hold_is_over(host) || (!self.is_gone(host) && !self.service_is_back(id, host)) {
             return;
         }
         self.close(id, "recovered", text);

@@ -2,6 +2,7 @@
 
 use crate::cloud::CloudKind;
 use crate::id::{HostId, PlaneId, SegmentId};
+use crate::letters::Receiver;
 use crate::matrix::{Act, Matrix};
 use crate::policy::PolicyRule;
 use crate::record::Mode;
@@ -86,6 +87,10 @@ pub struct Settings {
     pub cloud_deadline: Duration,
     /// An evacuation of which Nova has shown no end for this long is told to a person.
     pub evacuation_deadline: Duration,
+    /// Who is told of alerts.
+    pub receivers: Vec<Receiver>,
+    /// An alert is over once nothing of it has been open for this long.
+    pub resolve_after: Duration,
     pub guards: Guards,
 }
 
@@ -206,6 +211,8 @@ impl Default for Settings {
             references: Vec::new(),
             own_host: None,
             devices: BTreeMap::new(),
+            receivers: Vec::new(),
+            resolve_after: seconds(60),
             guards: Guards::default(),
         }
     }

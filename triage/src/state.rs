@@ -1,6 +1,7 @@
 //! Durable state as triage sees it: tables with a draft over each, and the one
 //! function through which a committed change takes effect.
 
+use crate::alert::{AlertId, AlertRecord};
 use crate::id::{HostId, IncidentId, InstanceId, SegmentId, StepId};
 use crate::record::{
     Change, HeardRecord, HostRecord, IncidentRecord, InstanceRecord, Key, OutcomeRecord, Record, SegmentRecord,
@@ -38,6 +39,7 @@ kept!(IncidentRecord, IncidentId, Incident, "incident", |r| r.id, IncidentId::pa
 kept!(StepRecord, StepId, Step, "step", |r| r.id, StepId::parse);
 kept!(XmlRecord, String, Xml, "xml", |r| r.hash.clone(), |rest| Some(rest.to_owned()));
 kept!(WordRecord, u64, Word, "word", |r| r.number, |rest| rest.parse().ok());
+kept!(AlertRecord, AlertId, Alert, "alert", |r| r.id, AlertId::parse);
 kept!(OutcomeRecord, (IncidentId, InstanceId), Outcome, "outcome", |r| (r.incident, r.instance.clone()), |rest| {
     let (incident, instance) = rest.split_once('/')?;
     Some((IncidentId::parse(incident)?, instance.into()))
@@ -65,7 +67,7 @@ macro_rules! shown_as_written {
         })*
     };
 }
-shown_as_written!(SegmentId, HostId, InstanceId, IncidentId, StepId, String, u64);
+shown_as_written!(SegmentId, HostId, InstanceId, IncidentId, StepId, AlertId, String, u64);
 
 impl<A: Written, B: Written> Written for (A, B) {
     fn write(&self) -> String {
@@ -99,6 +101,7 @@ pub struct Durable {
     pub words: Table<WordRecord>,
     pub outcomes: Table<OutcomeRecord>,
     pub heard: Table<HeardRecord>,
+    pub alerts: Table<AlertRecord>,
     /// Instances that a host may have to do with: a hint that never forgets too much.
     by_host: BTreeMap<HostId, BTreeSet<InstanceId>>,
 }
@@ -113,6 +116,7 @@ impl Durable {
         let mut changes = Vec::new();
         changes.extend(self.xmls.changes());
         changes.extend(self.words.changes());
+        changes.extend(self.alerts.changes());
         changes.extend(self.segments.changes());
         changes.extend(self.hosts.changes());
         changes.extend(self.instances.changes());
@@ -123,6 +127,7 @@ impl Durable {
         changes.extend(self.incidents.changes());
         self.xmls.settle();
         self.words.settle();
+        self.alerts.settle();
         self.segments.settle();
         self.hosts.settle();
         self.instances.settle();
@@ -151,6 +156,7 @@ impl Durable {
                 Record::Word(record) => self.words.apply_put(record),
                 Record::Outcome(record) => self.outcomes.apply_put(record),
                 Record::Heard(record) => self.heard.apply_put(record),
+                Record::Alert(record) => self.alerts.apply_put(record),
             },
             Change::Delete(key) => self.delete(key),
         }
@@ -168,6 +174,7 @@ impl Durable {
             "word" => self.words.apply_delete(rest),
             "outcome" => self.outcomes.apply_delete(rest),
             "heard" => self.heard.apply_delete(rest),
+            "alert" => self.alerts.apply_delete(rest),
             _ => false,
         };
     }

@@ -2,7 +2,7 @@
 
 use medevac_proto::rest;
 use medevac_triage::{
-    HostView, IncidentView, InstanceView, MATRIX_ROWS, Matrix, Now, Triage, Wall, WordRecord, millis,
+    AlertRecord, HostView, IncidentView, InstanceView, MATRIX_ROWS, Matrix, Now, Told, Triage, Wall, WordRecord, millis,
 };
 use serde::Serialize;
 
@@ -43,6 +43,38 @@ fn uncovered(instance: InstanceView) -> rest::Unprotected {
         name: instance.name,
         host: instance.last_host.0,
         reason: instance.reason,
+    }
+}
+
+pub(super) fn alerts(triage: &Triage) -> Vec<rest::SentAlert> {
+    triage.alerts().into_iter().map(|alert| sent(triage, alert)).collect()
+}
+
+fn sent(triage: &Triage, alert: AlertRecord) -> rest::SentAlert {
+    let receivers = triage.receivers_of(&alert).into_iter().map(|(name, told)| {
+        let told = match told {
+            Some(Told { refused: Some(why), .. }) => format!("refused: {why}"),
+            Some(told) if told.revision >= alert.revision => "told".to_owned(),
+            _ => "waiting".to_owned(),
+        };
+        (name, told)
+    });
+    rest::SentAlert {
+        id: alert.id.to_string(),
+        code: alert.cause.code().to_owned(),
+        severity: alert.severity.name().to_owned(),
+        state: if alert.resolved.is_some() { "resolved" } else { "firing" }.to_owned(),
+        receivers: receivers.collect(),
+        segment: alert.segment.0,
+        hosts: alert.hosts.into_iter().map(|host| host.0).collect(),
+        incidents: alert.incidents.into_iter().map(|id| id.to_string()).collect(),
+        lost: alert.lines.lost,
+        doing: alert.lines.doing,
+        todo: alert.lines.todo,
+        revision: alert.revision,
+        opened_wall_ms: alert.opened.0,
+        changed_wall_ms: alert.changed.0,
+        resolved_wall_ms: alert.resolved.map(|at| at.0),
     }
 }
 

@@ -15,6 +15,8 @@ mod verbs;
 use crate::engine::Input;
 use crate::listen::Peer;
 use crate::peer::Role;
+use crate::ports::Receivers;
+use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, Request, State, connect_info};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -23,7 +25,7 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Extension, Json, Router};
 use desk::Desk;
-use medevac_proto::rest::{ErrorBody, Explanation};
+use medevac_proto::rest::{ErrorBody, Explanation, Trial, TrialRequest};
 use medevac_triage::{IncidentId, Now, Triage};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +41,7 @@ const BODY_MAX: usize = 64 * 1024;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// All routes, for the description's test.
-pub const ROUTES: [(&str, &str); 11] = [
+pub const ROUTES: [(&str, &str); 13] = [
     ("get", "/healthz"),
     ("get", "/api/v1/openapi.json"),
     ("get", "/api/v1/status"),
@@ -50,6 +52,8 @@ pub const ROUTES: [(&str, &str); 11] = [
     ("get", "/api/v1/incidents/{id}/explain"),
     ("get", "/api/v1/audit"),
     ("get", "/api/v1/matrix"),
+    ("get", "/api/v1/alerts"),
+    ("post", "/api/v1/alerts/test"),
     ("post", "/api/v1/verbs"),
 ];
 
@@ -58,6 +62,7 @@ pub const ROUTES: [(&str, &str); 11] = [
 pub struct Api {
     pub inbox: mpsc::Sender<Input>,
     pub desk: Arc<Desk>,
+    pub receivers: Arc<dyn Receivers>,
     pub site: String,
     pub epoch: u64,
 }
@@ -118,6 +123,8 @@ fn routes(api: Api) -> Router {
         .route("/api/v1/incidents/{id}/explain", get(explain))
         .route("/api/v1/audit", get(audit))
         .route("/api/v1/matrix", get(matrix))
+        .route("/api/v1/alerts", get(alerts))
+        .route("/api/v1/alerts/test", post(try_receivers))
         .route("/api/v1/verbs", post(verbs::post))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(api)
@@ -221,6 +228,33 @@ async fn explain(State(api): State<Api>, Path(id): Path<String>) -> Result<impl 
 async fn audit(State(api): State<Api>) -> Result<impl IntoResponse, Refused> {
     let ask = |triage: &Triage, _: Now| triage.words().map(bodies::said).collect::<Vec<_>>();
     Ok(Json(api.ask(ask).await?))
+}
+
+async fn alerts(State(api): State<Api>) -> Result<impl IntoResponse, Refused> {
+    Ok(Json(api.ask(|triage, _| bodies::alerts(triage)).await?))
+}
+
+/// Changes nothing here: whoever may read may also make sure that alerts arrive.
+async fn try_receivers(State(api): State<Api>, body: Bytes) -> Result<impl IntoResponse, Refused> {
+    let bad = |message: String| Refused::new(StatusCode::BAD_REQUEST, "bad-trial", message);
+    let asked: TrialRequest = match body.is_empty() {
+        true => TrialRequest::default(),
+        false => serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?,
+    };
+    let trials = api.receivers.try_out(asked.receiver.clone()).await;
+    if trials.is_empty() {
+        let message = match asked.receiver {
+            Some(name) => format!("no receiver {name:?} in the aggregator's configuration: see [[alerts.receiver]]"),
+            None => "nobody is told of alerts: add an [[alerts.receiver]] to the aggregator's configuration".to_owned(),
+        };
+        return Err(Refused::new(StatusCode::NOT_FOUND, "unknown-receiver", message));
+    }
+    let row = |(receiver, taken): (String, Result<(), String>)| Trial {
+        receiver,
+        taken: taken.is_ok(),
+        text: taken.err().unwrap_or_default(),
+    };
+    Ok(Json(trials.into_iter().map(row).collect::<Vec<_>>()))
 }
 
 async fn matrix(State(api): State<Api>) -> Result<impl IntoResponse, Refused> {

@@ -97,6 +97,7 @@ fn word(verb: Verb) -> Result<Word, Refused> {
         Verb::Unprotect { instance } => Word::Unprotect { instance: instance_id(&instance)? },
         Verb::Recover { instance } => Word::Recover { instance: instance_id(&instance)? },
         Verb::Forget { host } => Word::Forget { host: HostId(host) },
+        Verb::RetryAlerts { receiver } => Word::RetryAlerts { receiver },
     })
 }
 

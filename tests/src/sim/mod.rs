@@ -21,7 +21,7 @@ pub use faults::{Fault, NovaFault, Schedule};
 pub use rng::Rng;
 pub use world::{Options, World};
 
-use medevac_triage::{Aggregate, HostId, RecoveryMethod, Settings};
+use medevac_triage::{Aggregate, HostId, Receiver, RecoveryMethod, Settings};
 use std::time::Duration;
 
 /// Faults happen within this much simulated time.
@@ -46,7 +46,7 @@ pub fn run_seed_with(seed: u64, options: Options) -> Result<Summary, String> {
     let hosts = 3 + rng.below(3) as usize;
     let guests = 2 + rng.below(7) as usize;
     let openstack = options.openstack;
-    let options = with_reserve(options, &mut rng, hosts);
+    let options = with_receivers(with_reserve(options, &mut rng, hosts), seed);
     let mut world = World::new(rng.next(), hosts, guests, options);
     let mut schedule = Schedule::draw(&mut rng, hosts, guests, FAULTY_FOR);
     if openstack {
@@ -64,6 +64,20 @@ pub fn run_seed_with(seed: u64, options: Options) -> Result<Summary, String> {
     world.repair_everything();
     world.run_until_whole(WHOLE_WITHIN);
     world.verdict().map_err(|wrong| format!("seed {seed}: {wrong}\n{}", world.story()))
+}
+
+/// Some sites tell people of alerts, some tell nobody.
+fn with_receivers(mut options: Options, seed: u64) -> Options {
+    let receivers = match seed % 3 {
+        0 => Vec::new(),
+        1 => vec![Receiver { name: "ops".to_owned(), ..Receiver::default() }],
+        _ => vec![
+            Receiver { name: "ops".to_owned(), level: true, ..Receiver::default() },
+            Receiver { name: "slow".to_owned(), ..Receiver::default() },
+        ],
+    };
+    options.settings.get_or_insert_with(Settings::default).receivers = receivers;
+    options
 }
 
 /// Some sites of Nova's keep hosts in reserve.

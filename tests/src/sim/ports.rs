@@ -1,10 +1,10 @@
 //! The engine's ports, simulated: commands go into an outbox that the world
 //! empties; the store may lose a reply; the clock may stand still or be skewed.
 
-use medevac_aggregator::ports::{Agents, Clock, Cloud, Fencer, Lease, Looker, Replies, Store, StoreError};
+use medevac_aggregator::ports::{Agents, Clock, Cloud, Courier, Fencer, Lease, Looker, Replies, Store, StoreError};
 use medevac_triage::{
-    BootId, Care, Change, CloudAct, Command, Epoch, HostId, Key, Moment, Now, Order, PlaneId, Record, Reply, SessionId,
-    StepId, Wall,
+    BootId, Care, Change, CloudAct, Command, Epoch, HostId, Key, Letter, Moment, Now, Order, PlaneId, Record, Reply,
+    SessionId, StepId, Wall,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -105,6 +105,12 @@ impl Store for Shared {
 
     fn remember_rival(&mut self, _: u64) -> Result<(), StoreError> {
         Ok(()) // One aggregator, its own agents: nobody to be met.
+    }
+}
+
+impl Courier for Shared {
+    fn tell(&mut self, receiver: &str, letter: Letter) {
+        self.leave(Command::Tell { receiver: receiver.to_owned(), letter: Box::new(letter) });
     }
 }
 

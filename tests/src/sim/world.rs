@@ -6,6 +6,7 @@ mod aggregator;
 mod checks;
 mod faults;
 mod guests;
+mod letters;
 mod network;
 mod nova;
 mod power;
@@ -223,6 +224,7 @@ pub struct World {
     beyond_evidence: bool,
     summary: Summary,
     nova: Option<nova::Nova>,
+    mailbox: letters::Mailbox,
     reserved: BTreeSet<usize>,
 }
 
@@ -269,6 +271,7 @@ impl World {
             beyond_evidence: false,
             summary: Summary::default(),
             nova: None,
+            mailbox: letters::Mailbox::default(),
             reserved: options.reserved.clone(),
         };
         let homes: Vec<usize> = (0..hosts).filter(|host| !options.reserved.contains(host)).collect();

@@ -26,6 +26,7 @@ impl World {
             cloud: port(),
             fencer: port(),
             looker: port(),
+            courier: port(),
             replies: port(),
         };
         self.engine = Some(Engine::start(self.settings.clone(), ports).expect("the simulated store reads back"));
@@ -172,6 +173,7 @@ impl World {
                 }
             }
             Command::Cloud(act) => self.nova_asked(start, act),
+            Command::Tell { receiver, letter } => self.receive(start, receiver, &letter),
             Command::CloseSession { host, session, .. } => {
                 let at = lookup(&host);
                 if self.hosts[at].session.as_ref() == Some(&session) {

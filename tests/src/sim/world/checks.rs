@@ -38,6 +38,9 @@ impl World {
         if let Some(missing) = self.nova_misses() {
             return Some(missing);
         }
+        if let Some(untold) = self.untold() {
+            return Some(untold);
+        }
         self.shared.lock().records.values().find_map(|record| match record {
             Record::Incident(incident) if !incident.phase.closed() => {
                 Some(format!("{} is open: {:?}", incident.id, incident.phase))
