@@ -2,6 +2,7 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where the aggregator on this machine listens.
 pub const SOCKET: &str = "/run/medevac/aggregator.sock";
@@ -135,10 +136,14 @@ pub enum Verb {
     /// Take a host out of care, or back into it
     Maintenance {
         host: String,
+        #[arg(value_enum, default_value = "on")]
         switch: Switch,
         /// Ends by itself when the host has been away and is back
         #[arg(long)]
         until_back: bool,
+        /// Ends by itself after this long, such as 90m or 2h, and one alert says so
+        #[arg(long = "for", value_name = "TIME", value_parser = limit)]
+        limit: Option<Duration>,
         #[command(flatten)]
         why: Why,
     },
@@ -209,6 +214,12 @@ pub struct Instance {
     pub instance: String,
     #[command(flatten)]
     pub why: Why,
+}
+
+/// `90s`, `30m`, `2h`.
+fn limit(text: &str) -> Result<Duration, String> {
+    let limit = medevac_settings::parse_duration(text).filter(|limit| limit.as_secs() > 0);
+    limit.ok_or_else(|| "a time looks like 30m or 2h".to_owned())
 }
 
 #[cfg(test)]

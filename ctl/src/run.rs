@@ -160,8 +160,9 @@ fn request(verb: Verb) -> Result<(rest::Verb, Why), Stop> {
         Verb::Mode { segment, mode, why, .. } => (rest::Verb::Mode { segment, mode: mode.name().into() }, why),
         Verb::Pause(why) => (rest::Verb::Pause, why),
         Verb::Resume(why) => (rest::Verb::Resume, why),
-        Verb::Maintenance { host, switch, until_back, why } => {
-            (rest::Verb::Maintenance { host, on: switch == Switch::On, until_back }, why)
+        Verb::Maintenance { host, switch, until_back, limit, why } => {
+            let for_s = limit.map(|limit| limit.as_secs());
+            (rest::Verb::Maintenance { host, on: switch == Switch::On, until_back, for_s }, why)
         }
         Verb::Approve(of) => (rest::Verb::Approve { incident: of.incident }, of.why),
         Verb::Cancel(of) => (rest::Verb::Cancel { incident: of.incident }, of.why),
@@ -212,6 +213,10 @@ mod tests {
             ("mode default act --yes", r#"{"verb":"mode","segment":"default","mode":"act"}"#),
             ("pause", r#"{"verb":"pause"}"#),
             ("maintenance hv1 on --until-back", r#"{"verb":"maintenance","host":"hv1","on":true,"until_back":true}"#),
+            (
+                "maintenance hv1 --for 2h on",
+                r#"{"verb":"maintenance","host":"hv1","on":true,"until_back":false,"for_s":7200}"#,
+            ),
             ("maintenance hv1 off", r#"{"verb":"maintenance","host":"hv1","on":false,"until_back":false}"#),
             ("confirm-fenced hv1 --boot b", r#"{"verb":"confirm-fenced","host":"hv1","boot":"b"}"#),
             ("power-on hv1", r#"{"verb":"power-on","host":"hv1"}"#),

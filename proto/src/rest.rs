@@ -222,6 +222,9 @@ pub enum Verb {
         on: bool,
         #[serde(default)]
         until_back: bool,
+        /// It ends by itself after so many seconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_s: Option<u64>,
     },
     Approve {
         incident: String,

@@ -354,8 +354,16 @@ fn word(words: &[&str], all: &SegmentId) -> Result<Word, String> {
         }
         ["pause"] => Word::Pause,
         ["resume"] => Word::Resume,
-        ["maintenance", host] => Word::Maintenance { host: HostId::from(host), on: true, until_back: false },
-        ["end-maintenance", host] => Word::Maintenance { host: HostId::from(host), on: false, until_back: false },
+        ["maintenance", host] => {
+            Word::Maintenance { host: HostId::from(host), on: true, until_back: false, limit: None }
+        }
+        ["maintenance", host, limit] => {
+            let limit = Some(duration(limit)?);
+            Word::Maintenance { host: HostId::from(host), on: true, until_back: false, limit }
+        }
+        ["end-maintenance", host] => {
+            Word::Maintenance { host: HostId::from(host), on: false, until_back: false, limit: None }
+        }
         ["approve", id] => Word::Approve { incident: incident(id)? },
         ["cancel", id] => Word::Cancel { incident: incident(id)? },
         ["retry", id] => Word::Retry { incident: incident(id)? },

@@ -124,6 +124,10 @@ pub enum Cause {
     Minority,
     /// An operator's brake is on for long.
     Paused,
+    /// A host's maintenance has ended by its own limit.
+    MaintenanceOver {
+        host: HostId,
+    },
     /// Somebody tries the receivers out; never kept.
     Trial,
 }
@@ -144,12 +148,13 @@ impl Cause {
             Cause::Cloud => "MDV-CLOUD",
             Cause::Minority => "MDV-MINORITY",
             Cause::Paused => "MDV-PAUSED",
+            Cause::MaintenanceOver { .. } => "MDV-MAINTENANCE-OVER",
             Cause::Trial => "MDV-TEST",
         }
     }
 
     /// Every code that there is, for filters and documents.
-    pub const CODES: [&'static str; 11] = [
+    pub const CODES: [&'static str; 12] = [
         "MDV-HOST-LOST",
         "MDV-GUEST-GONE",
         "MDV-SERVICE-DOWN",
@@ -161,6 +166,7 @@ impl Cause {
         "MDV-CLOUD",
         "MDV-MINORITY",
         "MDV-PAUSED",
+        "MDV-MAINTENANCE-OVER",
     ];
 }
 
@@ -352,7 +358,10 @@ impl Triage {
             (self.in_minority(self.now), Cause::Minority),
         ];
         let agents = self.agents_down(self.now).into_keys().map(|segment| Cause::AgentsDown { segment });
-        of_the_site.into_iter().filter(|(holds, _)| *holds).map(|(_, cause)| cause).chain(agents).collect()
+        let lapsed = self.durable.hosts.iter().filter(|host| !host.maintenance_lapsed.is_empty());
+        let lapsed = lapsed.map(|host| Cause::MaintenanceOver { host: host.id.clone() });
+        let holding = of_the_site.into_iter().filter(|(holds, _)| *holds).map(|(_, cause)| cause);
+        holding.chain(agents).chain(lapsed).collect()
     }
 
     /// Half of the site or more is not heard, and it is not because we have just begun to listen.
@@ -472,6 +481,7 @@ impl Triage {
                 let doing = format!("nothing is ordered: paused, {reason}");
                 self.of_the_site(lost, doing, "medevacctl resume --reason '...'")
             }),
+            Cause::MaintenanceOver { host } => self.lapsed_finding(host),
             Cause::Trial => None,
             Cause::HostsLost { .. }
             | Cause::GuestsGone { .. }
@@ -483,6 +493,17 @@ impl Triage {
     fn of_the_site(&self, lost: String, doing: String, todo: &str) -> Finding {
         let lines = Lines { lost, doing, todo: todo.to_owned() };
         Finding { severity: Severity::Critical, segment: SegmentId::default(), hosts: BTreeSet::new(), lines }
+    }
+
+    fn lapsed_finding(&self, host: &HostId) -> Option<Finding> {
+        let record = self.host(host).filter(|record| !record.maintenance_lapsed.is_empty())?;
+        let lines = Lines {
+            lost: format!("nothing: the maintenance of {host} has ended by its own limit"),
+            doing: format!("it is judged like any other host again; it was: {}", record.maintenance_lapsed),
+            todo: format!("medevacctl maintenance {host} on --reason '...'"),
+        };
+        let (segment, hosts) = (record.segment.clone(), [host.clone()].into());
+        Some(Finding { severity: Severity::Warning, segment, hosts, lines })
     }
 
     fn agents_down_finding(&self, segment: &SegmentId) -> Option<Finding> {

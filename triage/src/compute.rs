@@ -133,11 +133,4 @@ impl Triage {
             self.cloud_step(id, disable, "its host is heard, and Nova calls the service down", TRY_AGAIN, what);
         }
     }
-
-    /// Why a host is not to be judged: an operator's word to us, or to Nova.
-    pub(crate) fn maintenance(&self, record: &HostRecord) -> Option<String> {
-        let ours = record.maintenance.as_ref().map(|maintenance| maintenance.reason.clone());
-        let theirs = Some(&record.cloud_maintenance).filter(|reason| self.in_openstack() && !reason.is_empty());
-        ours.or_else(|| theirs.map(|reason| format!("its nova-compute was disabled: {reason}")))
-    }
 }

@@ -36,6 +36,7 @@ mod ingest;
 mod inventory;
 mod letters;
 mod look;
+mod maintenance;
 mod matrix;
 mod moves;
 mod observation;
@@ -123,6 +124,8 @@ pub struct Triage {
     shots: Vec<(SegmentId, HostId, Moment)>,
     gather: Option<recovery::Gather>,
     sight: cloud::Sight,
+    /// When a host's maintenance ends by itself, and then when that is no news any more.
+    maintenance_until: BTreeMap<HostId, Moment>,
     /// What a restart may forget of open alerts.
     tendings: BTreeMap<AlertId, alert::Tending>,
     /// Troubles without an incident, and since when each holds.
@@ -167,6 +170,7 @@ impl Triage {
             shots: Vec::new(),
             gather: None,
             sight: cloud::Sight::default(),
+            maintenance_until: BTreeMap::new(),
             tendings: BTreeMap::new(),
             troubled: BTreeMap::new(),
             troubles_seen_at: None,
@@ -194,6 +198,7 @@ impl Triage {
             let died_at = record.dead.is_some().then_some(now);
             self.watches.insert(id, Watch { last_sign: now, goodbye_until, died_at, ..Watch::default() });
         }
+        self.arm_maintenance();
         for id in self.durable.open_incidents() {
             self.work.insert(id, Work::resumed(now));
         }
@@ -240,6 +245,7 @@ impl Triage {
     /// Looks at everything that time alone may have changed.
     fn review(&mut self) {
         self.place_hosts();
+        self.review_maintenance();
         self.watch_hosts();
         self.look_round();
         self.review_incidents();

@@ -337,6 +337,7 @@ pub enum Word {
         host: HostId,
         on: bool,
         until_back: bool,
+        limit: Option<Duration>,
     },
     Approve {
         incident: IncidentId,
@@ -388,9 +389,10 @@ impl fmt::Display for Word {
             Word::SetMode { segment, mode } => write!(f, "mode {segment} {}", mode.name()),
             Word::Pause => write!(f, "pause"),
             Word::Resume => write!(f, "resume"),
-            Word::Maintenance { host, on, until_back } => {
+            Word::Maintenance { host, on, until_back, limit } => {
                 let (switch, back) = (if *on { "on" } else { "off" }, if *until_back { " --until-back" } else { "" });
-                write!(f, "maintenance {host} {switch}{back}")
+                let limit = limit.map(|limit| format!(" --for {}s", limit.as_secs())).unwrap_or_default();
+                write!(f, "maintenance {host} {switch}{back}{limit}")
             }
             Word::Approve { incident } => write!(f, "approve {incident}"),
             Word::Cancel { incident } => write!(f, "cancel {incident}"),

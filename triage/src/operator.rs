@@ -6,6 +6,7 @@ use crate::command::{Command, Refusal, Reply};
 use crate::homes::WORD_NEEDS_SILENCE;
 use crate::id::{BootId, HostId, IncidentId, InstanceId, SegmentId};
 use crate::incident::Opening;
+use crate::maintenance::limit_ms;
 use crate::observation::Word;
 use crate::record::{
     HomeWhy, HostRecord, IncidentKind, IncidentRecord, InstanceRecord, Maintenance, Mode, OutcomeState, Phase, Proof,
@@ -65,7 +66,10 @@ impl Triage {
             Word::SetMode { segment, mode } => self.set_mode(&segment, mode),
             Word::Pause => self.set_paused(Some(format!("{reason} ({by})"))),
             Word::Resume => self.set_paused(None),
-            Word::Maintenance { host, on, until_back } => self.set_maintenance(&host, on, until_back, by, reason),
+            Word::Maintenance { host, on, until_back, limit } => {
+                let (reason, by, limit_ms) = (reason.to_owned(), by.to_owned(), limit_ms(limit));
+                self.set_maintenance(&host, on.then_some(Maintenance { reason, by, until_back, limit_ms }))
+            }
             Word::Approve { incident } => self.approve(incident, by, reason),
             Word::Cancel { incident } => self.cancel(incident, by, reason),
             Word::Retry { incident } => self.retry(incident, by),
@@ -82,7 +86,7 @@ impl Triage {
         }
     }
 
-    fn known_host(&self, host: &HostId) -> Result<HostRecord, Refusal> {
+    pub(crate) fn known_host(&self, host: &HostId) -> Result<HostRecord, Refusal> {
         let unknown =
             || Refusal { name: "unknown-host", text: format!("no host {host} has joined: see `medevacctl hosts`") };
         self.host(host).cloned().ok_or_else(unknown)
@@ -116,18 +120,6 @@ impl Triage {
         let site = self.durable.site();
         self.durable.site.put(SiteRecord { paused, ..site });
         Ok(text.to_owned())
-    }
-
-    fn set_maintenance(&mut self, host: &HostId, on: bool, until_back: bool, by: &str, reason: &str) -> Answer {
-        self.known_host(host)?;
-        let Some(record) = self.durable.hosts.edit(host) else { return refuse("unknown-host", host.to_string()) };
-        record.maintenance = on.then(|| Maintenance { reason: reason.to_owned(), by: by.to_owned(), until_back });
-        let text = match (on, until_back) {
-            (true, true) => "is in maintenance until it is back with a new boot",
-            (true, false) => "is in maintenance until you end it",
-            (false, _) => "is no longer in maintenance",
-        };
-        Ok(format!("{host} {text}"))
     }
 
     fn approve(&mut self, id: IncidentId, by: &str, reason: &str) -> Answer {

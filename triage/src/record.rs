@@ -116,6 +116,8 @@ pub struct HostRecord {
     pub planes: BTreeMap<PlaneId, String>,
     pub has_inventory: bool,
     pub maintenance: Option<Maintenance>,
+    /// Its maintenance has ended by its own limit, and why it was.
+    pub maintenance_lapsed: String,
     pub goodbye: Option<Goodbye>,
     /// Switched off by us, and not released: it stays off.
     pub fenced: bool,
@@ -183,6 +185,9 @@ pub struct Maintenance {
     pub reason: String,
     pub by: String,
     pub until_back: bool,
+    /// It ends by itself after this long, counted anew after a restart.
+    #[serde(default)]
+    pub limit_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

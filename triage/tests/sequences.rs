@@ -92,7 +92,12 @@ fn word() -> impl Strategy<Value = Word> {
         host().prop_map(|host| Word::ConfirmFenced { host, boot: None }),
         host().prop_map(|host| Word::Release { host }),
         guest().prop_map(|instance| Word::Recover { instance }),
-        host().prop_map(|host| Word::Maintenance { host, on: true, until_back: true }),
+        host().prop_map(|host| Word::Maintenance {
+            host,
+            on: true,
+            until_back: true,
+            limit: Some(std::time::Duration::from_secs(30))
+        }),
     ]
 }
 

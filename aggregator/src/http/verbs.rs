@@ -5,6 +5,7 @@ use crate::engine::Input;
 use axum::body::Bytes;
 use medevac_proto::rest::{Verb, VerbAnswer, VerbRequest};
 use medevac_triage::{BootId, HostId, IncidentId, InstanceId, Mode, Observation, SegmentId, Word};
+use std::time::Duration;
 
 /// A reason is a sentence, not a document.
 const REASON_MAX: usize = 1000;
@@ -84,7 +85,9 @@ fn word(verb: Verb) -> Result<Word, Refused> {
         }
         Verb::Pause => Word::Pause,
         Verb::Resume => Word::Resume,
-        Verb::Maintenance { host, on, until_back } => Word::Maintenance { host: HostId(host), on, until_back },
+        Verb::Maintenance { host, on, until_back, for_s } => {
+            Word::Maintenance { host: HostId(host), on, until_back, limit: for_s.map(Duration::from_secs) }
+        }
         Verb::Approve { incident } => Word::Approve { incident: incident_id(&incident)? },
         Verb::Cancel { incident } => Word::Cancel { incident: incident_id(&incident)? },
         Verb::Retry { incident } => Word::Retry { incident: incident_id(&incident)? },
@@ -126,7 +129,7 @@ mod tests {
     #[test]
     fn a_verb_is_read_with_its_reason() {
         let (word, reason) = read(br#"{"verb":"maintenance","host":"hv1","on":true,"reason":" new disk "}"#).unwrap();
-        assert_eq!(word, Word::Maintenance { host: "hv1".into(), on: true, until_back: false });
+        assert_eq!(word, Word::Maintenance { host: "hv1".into(), on: true, until_back: false, limit: None });
         assert_eq!(reason, "new disk");
         assert_eq!(read(br#"{"verb":"pause","reason":"x"}"#).unwrap().0, Word::Pause);
         let (word, _) = read(br#"{"verb":"approve","incident":"inc-7","reason":"x"}"#).unwrap();

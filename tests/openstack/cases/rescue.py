@@ -133,8 +133,12 @@ def a_message_queue_that_restarts_in_the_middle_loses_nobody(lab: CloudLab):
     wait_until(settled, 300, "each is recovered, or given to a person", every=1)
     for server in lost():
         lab.cloud.action(server, "os-resetState", state="error")
-    for server in servers:
-        recovered(lab, "hv1", [server], asked=len(lab.cloud.evacuate_actions(server)))
+    wait_until(lambda: lab.incident("hv1")["state"] == "closed", RESCUE_S, "the incident of hv1 closes")
+    # The second time once Nova, or a person, had said that the first was over.
+    asked = [len(lab.cloud.evacuate_actions(server)) for server in servers]
+    assert set(asked) <= {1, 2}, asked
+    for server, times in zip(servers, asked, strict=True):
+        recovered(lab, "hv1", [server], asked=times)
 
 
 @case(limit=600, soak=True)
