@@ -33,6 +33,7 @@ mod id;
 mod incident;
 mod ingest;
 mod inventory;
+mod lacks;
 mod look;
 mod matrix;
 mod moves;
@@ -52,6 +53,7 @@ mod service;
 mod settings;
 mod standing;
 mod state;
+mod summary;
 mod table;
 mod target;
 mod time;
@@ -66,6 +68,7 @@ pub use cloud::{
 pub use command::{Care, Command, Decision, Note, Order, Refusal, Reply};
 pub use evidence::Doubt;
 pub use id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
+pub use lacks::Lack;
 pub use matrix::{Act, Loss, Matrix, ROWS as MATRIX_ROWS, Row, Unfit, names as action_names};
 pub use observation::*;
 pub use policy::{
@@ -77,6 +80,7 @@ pub use segments::{DEFAULT_SEGMENT, SEGMENT_MARK, SegmentsBy};
 pub use servers::{Fate, TABLE as SERVER_STATES};
 pub use settings::{Device, Guards, OnHung, Settings};
 pub use standing::Standing;
+pub use summary::{Coverage, Covered, Cursor, HOST_STATES, NOT_COVERED, SegmentCount, Summary};
 pub use time::{Moment, Now, Wall, millis, shown};
 pub use view::{HostView, IncidentView, InstanceView, SegmentView, SiteView};
 
