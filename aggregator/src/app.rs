@@ -365,7 +365,8 @@ async fn turn_until_stopped(
         }
         let stop = inputs.iter().any(|input| matches!(input, Input::Stop));
         let begun = Instant::now();
-        let late = due.map_or(Duration::ZERO, |at| engine.now().at.since(at));
+        // One that only shows has nothing to be late with.
+        let late = due.filter(|_| engine.deposed().is_none()).map_or(Duration::ZERO, |at| engine.now().at.since(at));
         counting.meter.see(&inputs);
         engine.turn(std::mem::take(&mut inputs))?;
         counting.meter.late(late);

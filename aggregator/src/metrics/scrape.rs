@@ -13,9 +13,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// Instances that the loop counts between two turns: a fraction of a millisecond's work
-/// when all is well, a few when none of them could run elsewhere.
-pub const SLICE: usize = 250;
+/// Instances that the loop counts between two turns: a tenth of a millisecond's work
+/// when all is well, one or two when none of them could run elsewhere on 200 hosts.
+pub const SLICE: usize = 100;
 /// A loop that has not answered by then is shown as one that does not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
