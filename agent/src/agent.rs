@@ -13,6 +13,7 @@
 
 mod asks;
 mod duties;
+mod measure;
 mod observe;
 mod reads;
 mod session;
@@ -26,6 +27,7 @@ use crate::host::Identity;
 use crate::hypervisor::Hypervisor;
 use crate::link::Happening;
 use crate::markers::{Found, Wanted};
+use crate::metrics::Meter;
 use crate::qemu::{Seen, Watch};
 use crate::spool::{Entry, Spool};
 use crate::state::{Epoch, StateFile};
@@ -74,6 +76,7 @@ pub struct Parts {
     pub wanted: watch::Sender<Wanted>,
     /// Cancelled when links may be opened.
     pub ready: CancellationToken,
+    pub meter: Arc<Meter>,
 }
 
 /// The agent.
@@ -90,6 +93,7 @@ pub struct Agent {
     watch: Watch,
     wanted: watch::Sender<Wanted>,
     ready: CancellationToken,
+    meter: Arc<Meter>,
     started: Instant,
     responder: Option<Responder>,
     /// Keys of the responder as handed out, by link; in memory only.
@@ -150,6 +154,7 @@ impl Agent {
             watch: parts.watch,
             wanted: parts.wanted,
             ready: parts.ready,
+            meter: parts.meter,
             started: Instant::now(),
             responder: None,
             keys: BTreeMap::new(),

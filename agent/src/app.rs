@@ -6,6 +6,7 @@ use crate::hands::Hands;
 use crate::host::Identity;
 use crate::libvirt::Libvirt;
 use crate::markers::Wanted;
+use crate::metrics::{self, Meter};
 use crate::qemu::{self, Watch};
 use crate::spool::Spool;
 use crate::state::StateFile;
@@ -59,6 +60,12 @@ pub async fn run(config: Config) -> Result<()> {
             link::run(index, address, credentials, happenings, stop).await;
         });
     }
+    let mut live = medevac_metrics::Live::default();
+    medevac_metrics::lines_of(&mut live);
+    let meter = Arc::new(Meter::new(&mut live));
+    let (tls, listen) = (metrics::files(&config), config.metrics.clone());
+    let scrape = metrics::Scrape { live, meter: Arc::clone(&meter), tls: tls.clone() };
+    tokio::spawn(medevac_metrics::serve(listen, tls, Arc::new(scrape)));
     let look = Box::new(|uuid: &str| qemu::find(Path::new(PROC), uuid));
     let removed = dir.join("removed");
     let hands =
@@ -78,6 +85,7 @@ pub async fn run(config: Config) -> Result<()> {
         watch,
         wanted,
         ready,
+        meter,
     });
     agent.run(Inputs { seen, reports, happenings, found, control, stop }, ends).await;
     Ok(())

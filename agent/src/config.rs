@@ -55,6 +55,7 @@ pub struct Config {
     /// Asked where an order to probe names none.
     pub banner_ports: Vec<u16>,
     pub spool_max_mib: u64,
+    pub metrics: medevac_metrics::Listen,
 }
 
 impl Config {
@@ -73,6 +74,7 @@ impl Config {
             responder_port: port(r.u64("responder.port", medevac_proto::PORT.into(), 1..=65535)),
             banner_ports: r.u64s("probe.banner_ports", &[22], 1..=65535).into_iter().map(port).collect(),
             spool_max_mib: r.u64("spool.max_mib", 64, 1..=1024),
+            metrics: medevac_metrics::Listen::read(&mut r, crate::metrics::PORT, !insecure),
         };
         r.finish().map(|()| config)
     }

@@ -29,6 +29,7 @@ pub mod hypervisor;
 pub mod libvirt;
 pub mod link;
 pub mod markers;
+pub mod metrics;
 pub mod qemu;
 pub mod spool;
 pub mod state;

@@ -7,7 +7,7 @@ use medevac_agent::{app, control, gate, host};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use tokio::runtime::Runtime;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, prelude::*};
 
 /// Exit code for a faulty configuration; the unit file knows it.
 const EXIT_CONFIG: i32 = 2;
@@ -74,7 +74,8 @@ fn main() -> Result<()> {
 fn run(config: Config) -> Result<()> {
     let filter = EnvFilter::try_from_env("MEDEVAC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
+    log.finish().with(medevac_metrics::Codes).init();
     let runtime = runtime()?;
     let result = runtime.block_on(app::run(config));
     // Threads that hang in libvirt or on dead storage are not waited for.

@@ -67,6 +67,19 @@ impl Entry {
     }
 }
 
+/// How full it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Level {
+    /// Facts and gaps that wait.
+    pub facts: usize,
+    pub bytes: u64,
+    pub max_bytes: u64,
+    /// Facts lost for want of room since this process began.
+    pub dropped: u64,
+    /// Everything that waits is on disk too.
+    pub on_disk: bool,
+}
+
 /// The spool of one agent.
 #[derive(Debug)]
 pub struct Spool {
@@ -80,6 +93,7 @@ pub struct Spool {
     log: LogFile,
     /// Facts that are in memory alone because the disk refused them.
     unwritten: bool,
+    dropped: u64,
 }
 
 impl Spool {
@@ -95,6 +109,7 @@ impl Spool {
             max_bytes: max_mib * 1024 * 1024,
             log,
             unwritten: false,
+            dropped: 0,
         };
         for record in records {
             spool.replay(record);
@@ -173,6 +188,11 @@ impl Spool {
         !self.unwritten
     }
 
+    pub fn level(&self) -> Level {
+        let (facts, on_disk) = (self.entries.len(), !self.unwritten);
+        Level { facts, bytes: self.bytes, max_bytes: self.max_bytes, dropped: self.dropped, on_disk }
+    }
+
     /// What waits, oldest first, with numbers that only grow.
     pub fn entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
         self.entries.iter().map(|(id, e)| (*id, e))
@@ -243,6 +263,7 @@ impl Spool {
 
     /// Replaces the fact at an index by a gap, joined with the gaps beside it.
     fn lose(&mut self, at: usize) {
+        self.dropped += 1;
         let (first, lost) = &self.entries[at];
         let mut id = *first;
         let (boot_id, seq) = (lost.boot_id().to_owned(), lost.last_seq());

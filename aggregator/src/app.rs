@@ -22,8 +22,11 @@ use crate::http::{self, Api};
 use crate::lease::SoloLease;
 use crate::listen::{self, TlsError};
 use crate::look::{OwnEyes, Sight};
-use crate::ports::{ProbeKeys, Store, StoreError};
+use crate::metrics::{Meter, MeteredCloud, MeteredReplies, MeteredStore, Scrape};
+use crate::ports::{Clock, ProbeKeys, Store, StoreError};
+use crate::pulse::Pulse;
 use crate::store::sqlite::{OpenError, Opened, Opening, SqliteStore};
+use medevac_metrics::Live;
 use medevac_openstack::Nova;
 use medevac_proto::session::aggregator_frame::Body;
 use medevac_triage::{CloudKind, Observation, Record, SessionId};
@@ -173,19 +176,56 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let registry = Registry::new(shared, &opened.secret, inbox.clone(), runtime.clone());
     remember(&mut store, &registry)?;
     let desk = Arc::new(Desk::default());
-    let ports = ports(config, store, &opened, &registry, &inbox, &desk)?;
+    let mut live = Live::default();
+    medevac_metrics::lines_of(&mut live);
+    let meter = Arc::new(Meter::new(&mut live));
+    let ports = metered(ports(config, store, &opened, &registry, &inbox, &desk)?, &meter);
     let engine = Engine::start(config.settings.clone(), ports)?;
     let listener = TcpListener::bind(config.listen).await.map_err(io(format!("listen {}", config.listen)))?;
     let address = listener.local_addr().map_err(io("listen"))?;
     let socket = bind_socket(&config.socket)?;
+    let epoch = opened.epoch.number;
+    let pulse = Arc::new(Pulse::new(opened.epoch, BootClock.now().wall, Arc::clone(&desk)));
+    let counting = Counting { meter: Arc::clone(&meter), pulse: Arc::clone(&pulse) };
+    let tls_files = config.tls.as_ref().map(measured);
+    let scrape = Scrape {
+        live,
+        meter,
+        registry: Arc::clone(&registry),
+        inbox: inbox.clone(),
+        pulse: Arc::clone(&pulse),
+        tls: tls_files.clone(),
+    };
     let receivers = Arc::new(Trials::new(&config.receivers, &opened.site));
-    let (site, epoch) = (opened.site, opened.epoch.number);
-    let api = Api { inbox: inbox.clone(), desk: Arc::clone(&desk), receivers, site, epoch };
-    let ended = spawn_loop(engine, arrived, desk)?;
+    let api = Api { inbox: inbox.clone(), desk: Arc::clone(&desk), receivers, site: opened.site, epoch, pulse };
+    let ended = spawn_loop(engine, arrived, desk, counting)?;
+    tokio::spawn(medevac_metrics::serve(config.metrics.clone(), tls_files, Arc::new(scrape)));
     serve(listener, tls, Arc::clone(&registry), api.clone());
     tokio::spawn(http::serve_socket(socket, api));
     tracing::info!(code = "MDV-LISTENING", %address, socket = %config.socket.display(), "agents and operators are served");
     Ok(Running { registry, address, inbox, ended, socket: config.socket.clone() })
+}
+
+/// The same ports, counting what goes through them.
+fn metered(ports: Ports, meter: &Arc<Meter>) -> Ports {
+    Ports {
+        store: Box::new(MeteredStore::new(ports.store, Arc::clone(meter))),
+        cloud: Box::new(MeteredCloud(ports.cloud, Arc::clone(meter))),
+        replies: Box::new(MeteredReplies(ports.replies, Arc::clone(meter))),
+        ..ports
+    }
+}
+
+/// Files whose ends are measured, and with which the port of the metrics is served.
+fn measured(files: &listen::TlsFiles) -> medevac_metrics::TlsFiles {
+    let listen::TlsFiles { ca, cert, key } = files.clone();
+    medevac_metrics::TlsFiles { ca, cert, key }
+}
+
+/// What the loop counts as it turns.
+struct Counting {
+    meter: Arc<Meter>,
+    pulse: Arc<Pulse>,
 }
 
 /// What the store knows of hosts, for those who are asked before they come back.
@@ -300,11 +340,12 @@ fn spawn_loop(
     engine: Engine,
     arrived: mpsc::Receiver<Input>,
     desk: Arc<Desk>,
+    counting: Counting,
 ) -> Result<tokio::sync::oneshot::Receiver<Result<(), StoreError>>, RunError> {
     let (end, ended) = tokio::sync::oneshot::channel();
     let timers =
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(io("the loop's timers"))?;
-    let body = move || drop(end.send(timers.block_on(turn_until_stopped(engine, arrived, &desk))));
+    let body = move || drop(end.send(timers.block_on(turn_until_stopped(engine, arrived, &desk, &counting))));
     std::thread::Builder::new().name("loop".into()).spawn(body).map_err(io("the loop's thread"))?;
     Ok(ended)
 }
@@ -313,11 +354,13 @@ async fn turn_until_stopped(
     mut engine: Engine,
     mut arrived: mpsc::Receiver<Input>,
     desk: &Desk,
+    counting: &Counting,
 ) -> Result<(), StoreError> {
     let mut inputs = Vec::with_capacity(TURN_MAX);
     let mut watchdog = Watchdog::default();
     loop {
-        let until = engine.poll_timeout().map(|at| at.since(engine.now().at));
+        let due = engine.poll_timeout();
+        let until = due.map(|at| at.since(engine.now().at));
         let wait = until.unwrap_or(TURN_AT_LEAST).clamp(TURN_AT_MOST, TURN_AT_LEAST);
         match tokio::time::timeout(wait, arrived.recv_many(&mut inputs, TURN_MAX)).await {
             Ok(0) => return Ok(()),
@@ -325,7 +368,14 @@ async fn turn_until_stopped(
             Err(_) => inputs.push(Input::Seen(Observation::TimePassed)),
         }
         let stop = inputs.iter().any(|input| matches!(input, Input::Stop));
+        let begun = Instant::now();
+        // One that only shows has nothing to be late with.
+        let late = due.filter(|_| engine.deposed().is_none()).map_or(Duration::ZERO, |at| engine.now().at.since(at));
+        counting.meter.see(&inputs);
         engine.turn(std::mem::take(&mut inputs))?;
+        counting.meter.late(late);
+        counting.meter.turned(begun.elapsed());
+        counting.pulse.turned();
         if let Some(why) = engine.deposed()
             && desk.deposed().is_none()
         {

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, prelude::*};
 
 /// `EX_SOFTWARE` of sysexits(3): what systemd restarts.
 const STORE_FAILED: u8 = 70;
@@ -139,5 +139,7 @@ fn log_to_stderr() {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
+        .finish()
+        .with(medevac_metrics::Codes)
         .init();
 }

@@ -37,6 +37,7 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     pub banner_ports: Vec<u16>,
     pub responder_port: u16,
+    pub metrics: medevac_metrics::Listen,
     pub fences: BTreeMap<HostId, Vec<Device>>,
     pub openstack: Openstack,
     /// Who is told of alerts.
@@ -104,6 +105,7 @@ impl Config {
         let listen = listen(r);
         let tls = tls(r, listen);
         let (banner_ports, responder_port) = probing(r);
+        let metrics = medevac_metrics::Listen::read(r, crate::metrics::PORT, tls.is_some());
         let mut settings = Settings::default();
         timing(r, &mut settings);
         scope(r, &mut settings);
@@ -122,6 +124,7 @@ impl Config {
             tls,
             banner_ports,
             responder_port,
+            metrics,
             fences,
             openstack,
             receivers,

@@ -19,6 +19,8 @@ pub mod lease;
 pub mod listen;
 mod lobby;
 pub mod look;
+pub mod metrics;
 pub mod peer;
 pub mod ports;
+pub mod pulse;
 pub mod store;

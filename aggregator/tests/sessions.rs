@@ -13,12 +13,13 @@ use medevac_aggregator::http::Api;
 use medevac_aggregator::http::desk::Desk;
 use medevac_aggregator::listen::server_tls;
 use medevac_aggregator::ports::{Agents, ProbeKeys};
+use medevac_aggregator::pulse::Pulse;
 use medevac_proto::session::agent_frame::Body;
 use medevac_proto::session::aggregator_frame::Body as Told;
 use medevac_proto::session::{
     AgentFrame, Epoch as WireEpoch, Fact, Instance, InstanceGone, InstanceStopped, Inventory, InventoryChange, fact,
 };
-use medevac_triage::{Closer, Epoch, Observation, RunState};
+use medevac_triage::{Closer, Epoch, Observation, RunState, Wall};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,8 +49,11 @@ impl Site {
         let registry = Registry::new(shared, "secret", inbox.clone(), tokio::runtime::Handle::current());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let desk = Arc::new(Desk::default());
+        let epoch = Epoch { number: 5, start: "start".into() };
+        let pulse = Arc::new(Pulse::new(epoch, Wall(0), Arc::clone(&desk)));
         let receivers = Arc::new(Trials::new(&[], "site-a"));
-        let api = Api { inbox, desk: Arc::new(Desk::default()), receivers, site: "site-a".into(), epoch: 5 };
+        let api = Api { inbox, desk, receivers, site: "site-a".into(), epoch: 5, pulse };
         app::serve(listener, Some(server_tls(&files).unwrap()), Arc::clone(&registry), api);
         Self { dir, address, registry, seen }
     }

@@ -4,6 +4,19 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Whether this aggregator decides, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decider {
+    pub decides: bool,
+    /// Why it does not; empty when it does.
+    pub why: String,
+    pub epoch: u64,
+    /// The random id of this start: two of one epoch are twins.
+    pub start: String,
+    /// When it took the epoch.
+    pub since_wall_ms: u64,
+}
+
 /// `GET /api/v1/status`: coverage first, then what is going on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {

@@ -281,8 +281,9 @@ fn every_row_of_a_played_table_names_its_test() {
 /// Scenarios, tests in Rust, cases of the labs.
 fn names_of_tests() -> BTreeSet<String> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let folders = ["agent", "aggregator", "ctl", "openstack", "probe", "proto", "settings", "tests", "triage"]
-        .map(|f| root.join(f));
+    let folders =
+        ["agent", "aggregator", "ctl", "metrics", "openstack", "probe", "proto", "settings", "tests", "triage"]
+            .map(|f| root.join(f));
     let mut names = BTreeSet::new();
     for path in folders.iter().flat_map(|folder| files(folder)) {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();

@@ -6,6 +6,7 @@ use crate::alert::NOTHING_TO_DO;
 use crate::cloud::Server;
 use crate::gone::state_text;
 use crate::id::{HostId, IncidentId};
+use crate::lacks::Lack;
 use crate::record::{
     HostRecord, IncidentKind, IncidentRecord, InstanceRecord, OutcomeRecord, OutcomeState, Phase, SegmentRecord,
     StepState,
@@ -16,9 +17,6 @@ use crate::time::{Now, shown};
 use crate::view::{HostView, IncidentView, InstanceView, SegmentView, SiteView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-
-/// What is said of a host of Nova's that has never joined.
-const NO_AGENT: &str = "no agent: not protected";
 
 impl Triage {
     /// What operators said, oldest first, obeyed or refused.
@@ -42,9 +40,10 @@ impl Triage {
             let heard = of.iter().filter(|host| heard.contains(&host.id)).count();
             SegmentView { id: segment.id.clone(), mode: segment.mode, hosts: of.len(), heard }
         });
+        let up = self.hosts_that_should_be_up();
         let without_proof =
-            self.durable.hosts.iter().filter_map(|host| Some((host.id.clone(), self.lacks_proof(host)?)));
-        let strange = self.hosts_without_agent().map(|host| (host.clone(), NO_AGENT.to_owned()));
+            self.durable.hosts.iter().filter_map(|host| Some((host.id.clone(), self.lack(host, up)?.to_string())));
+        let strange = self.hosts_without_agent().map(|host| (host.clone(), Lack::Agent.to_string()));
         SiteView {
             role,
             uptime: now.at.since(self.started),
@@ -59,31 +58,7 @@ impl Triage {
         }
     }
 
-    /// Why this host could not be condemned or fenced if it died now.
-    fn lacks_proof(&self, host: &HostRecord) -> Option<String> {
-        let Some(device) = self.settings.devices.get(&host.id) else {
-            return Some("no fence device: only a new boot or an operator's word can prove it dead".to_owned());
-        };
-        let others = self.durable.hosts.iter().filter(|other| other.id != host.id && self.should_be_up(other)).count();
-        let reference = !self.settings.references.is_empty();
-        if others == 0 {
-            return Some("no other host could witness: alert only".to_owned());
-        }
-        if others == 1 && !reference {
-            return Some(
-                "only one other host could witness and no `reference` address is configured: alert only".to_owned(),
-            );
-        }
-        if self.settings.own_host.as_ref() == Some(&host.id) {
-            return Some("this aggregator runs on it: never condemned by it".to_owned());
-        }
-        if !device.pinned && !host.device_pinned && host.power_on_boot.as_ref() != host.boots.last() {
-            return Some(format!("{} has not said on while this boot was heard", device.name));
-        }
-        None
-    }
-
-    fn standing_alerts(&self, now: Now) -> Vec<(&'static str, String)> {
+    pub(crate) fn standing_alerts(&self, now: Now) -> Vec<(&'static str, String)> {
         let mut alerts = Vec::new();
         if let Some(reason) = self.durable.site().paused {
             alerts.push(("MDV-PAUSED", format!("nothing is ordered: {reason}")));
@@ -130,10 +105,12 @@ impl Triage {
     }
 
     pub fn host_views(&self, now: Now) -> Vec<HostView> {
-        self.durable.hosts.ids().iter().filter_map(|id| self.host(id)).map(|host| self.host_view(host, now)).collect()
+        let up = self.hosts_that_should_be_up();
+        let view = |host| self.host_view(host, up, now);
+        self.durable.hosts.ids().iter().filter_map(|id| self.host(id)).map(view).collect()
     }
 
-    fn host_view(&self, host: &HostRecord, now: Now) -> HostView {
+    fn host_view(&self, host: &HostRecord, up: usize, now: Now) -> HostView {
         let watch = self.watches.get(&host.id);
         let live = watch.and_then(|watch| watch.session.as_ref());
         let incident = self.host_incident(&host.id);
@@ -150,15 +127,16 @@ impl Triage {
             instances: homes.count(),
             memory_available_kib: live.map_or(0, |live| live.memory_available_kib),
             planes: host.planes.clone(),
-            proof: self.lacks_proof(host).unwrap_or_else(|| {
-                self.settings.devices.get(&host.id).map_or_else(String::new, |device| device.name.clone())
-            }),
+            proof: self.lack(host, up).map_or_else(
+                || self.settings.devices.get(&host.id).map_or_else(String::new, |device| device.name.clone()),
+                |lack| lack.to_string(),
+            ),
             incident,
             warnings: host.warnings.clone(),
         }
     }
 
-    fn state_name(&self, host: &HostRecord, incident: Option<IncidentId>) -> &'static str {
+    pub(crate) fn state_name(&self, host: &HostRecord, incident: Option<IncidentId>) -> &'static str {
         let phase = incident.and_then(|id| self.incident(id)).map(|incident| &incident.phase);
         let standing = self.standing(host);
         match (standing, phase) {
@@ -212,7 +190,7 @@ impl Triage {
             memory_kib: server.memory_kib,
             ..InstanceRecord::default()
         };
-        let reason = format!("{}: {NO_AGENT}", server.host);
+        let reason = format!("{}: {}", server.host, Lack::Agent);
         let state = server.vm_state.clone();
         InstanceView { state, protected: false, reason, recoverable_elsewhere: false, ..self.instance_view(&record) }
     }

@@ -188,13 +188,8 @@ impl Triage {
 
     /// The open incident in which this host's death is dealt with.
     pub(crate) fn host_incident(&self, host: &HostId) -> Option<IncidentId> {
-        let about = |i: &&IncidentRecord| {
-            let kind = matches!(
-                i.kind,
-                IncidentKind::HostSilent | IncidentKind::HostHung | IncidentKind::HostShot | IncidentKind::HostRebooted
-            );
-            kind && !i.phase.closed() && i.host.as_ref() == Some(host)
-        };
+        let about =
+            |i: &&IncidentRecord| i.kind.is_a_hosts_death() && !i.phase.closed() && i.host.as_ref() == Some(host);
         self.durable.incidents.iter().filter(about).map(|i| i.id).max()
     }
 

@@ -285,6 +285,14 @@ pub enum IncidentKind {
     ServiceDown,
 }
 
+impl IncidentKind {
+    /// In it a host's death is dealt with.
+    pub fn is_a_hosts_death(self) -> bool {
+        use IncidentKind::{HostHung, HostRebooted, HostShot, HostSilent};
+        matches!(self, HostSilent | HostHung | HostShot | HostRebooted)
+    }
+}
+
 /// Where an incident stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]

@@ -83,8 +83,11 @@ impl Triage {
 
     /// Servers on such hosts.
     pub(crate) fn strangers(&self) -> impl Iterator<Item = &Server> {
-        let strange = |server: &&Server| !server.host.as_str().is_empty() && self.host(&server.host).is_none();
-        let known = |server: &&Server| self.durable.instances.get(&server.id).is_some();
-        self.sight.roster.values().filter(move |server| strange(server) && !known(server))
+        self.sight.roster.values().filter(|server| self.is_stranger(server))
+    }
+
+    pub(crate) fn is_stranger(&self, server: &Server) -> bool {
+        let strange = !server.host.as_str().is_empty() && self.host(&server.host).is_none();
+        strange && self.durable.instances.get(&server.id).is_none()
     }
 }

@@ -12,7 +12,7 @@
 
 use crate::record::{Change, Key, Record};
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 
 /// A kind of record and how it is named.
 pub trait Kept: Clone + PartialEq {
@@ -22,6 +22,12 @@ pub trait Kept: Clone + PartialEq {
     /// What `key` wrote, without the kind in front.
     fn parse(rest: &str) -> Option<Self::Id>;
     fn wrap(self) -> Record;
+}
+
+/// What lies behind a key, or all of it.
+pub fn after<'a, K: Ord, V>(map: &'a BTreeMap<K, V>, key: Option<&K>) -> impl Iterator<Item = (&'a K, &'a V)> {
+    let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+    map.range((from, Bound::Unbounded))
 }
 
 #[derive(Debug)]
@@ -79,6 +85,12 @@ impl<V: Kept> Table<V> {
             };
         }
         found
+    }
+
+    /// At most so many that are kept, in order, behind one of them. For readers between turns,
+    /// when nothing is drafted.
+    pub fn after(&self, id: Option<&V::Id>, most: usize) -> Vec<&V> {
+        after(&self.base, id).take(most).map(|(_, value)| value).collect()
     }
 
     /// All ids as this turn sees them, in order.

@@ -79,7 +79,7 @@ impl Triage {
 
     /// Where its host belongs: one about which an incident is open stays in the segment in which that was
     /// opened, and the others may have left it meanwhile.
-    fn segment_at_home(&self, record: &InstanceRecord) -> SegmentId {
+    pub(crate) fn segment_at_home(&self, record: &InstanceRecord) -> SegmentId {
         let held = || self.host(&record.last_host).map(|host| host.segment.clone());
         self.segment_by_rule(&record.last_host).or_else(held).unwrap_or_default()
     }
@@ -180,31 +180,52 @@ impl Triage {
     pub(crate) fn recoverable_elsewhere(&self, record: &InstanceRecord) -> Result<(), Bound> {
         bound_to_host(record)?;
         let segment = self.segment_at_home(record);
-        let mut why = Bound::Host("no other host has joined".to_owned());
+        let mut why = None;
         for host in self.durable.hosts.iter().filter(|h| h.segment == segment && h.id != record.last_host) {
-            match self.reaches_disks(record, &host.id) {
-                Ok(()) => return Ok(()),
-                Err(reason) => why = Bound::Disks(reason),
+            match self.unreached(record, &host.id) {
+                None => return Ok(()),
+                Some(unreached) => why = Some((unreached, &host.id)),
             }
         }
-        Err(why)
+        Err(why.map_or_else(
+            || Bound::Host("no other host has joined".to_owned()),
+            |(unreached, host)| Bound::Disks(unreached.told(host)),
+        ))
     }
 
     /// Every disk lies on a network disk, or beside a marker that the target reads too.
     pub(crate) fn reaches_disks(&self, record: &InstanceRecord, host: &HostId) -> Result<(), String> {
+        self.unreached(record, host).map_or(Ok(()), |unreached| Err(unreached.told(host)))
+    }
+
+    /// The first disk that a host does not reach. Asked for every host: words are made of it later, if at all.
+    fn unreached<'a>(&self, record: &'a InstanceRecord, host: &HostId) -> Option<Unreached<'a>> {
         let stock = self.watches.get(host).and_then(|watch| watch.inventory.as_ref());
-        for disk in record.disks.iter().filter(|disk| !disk.network) {
-            let Some(marker) = &disk.marker else {
-                return Err(format!("{} is not known to be on shared storage", disk.path));
-            };
-            let Some(stock) = stock else {
-                return Err(format!("{host} has not shown which storage it reads"));
-            };
-            if !stock.inventory.storage.values().any(|read| read == marker) {
-                return Err(format!("{} is on storage that {host} does not read", disk.path));
+        record.disks.iter().filter(|disk| !disk.network).find_map(|disk| match (&disk.marker, stock) {
+            (None, _) => Some(Unreached::Local(&disk.path)),
+            (_, None) => Some(Unreached::Unknown),
+            (Some(marker), Some(stock)) => {
+                let read = stock.inventory.storage.values().any(|read| read == marker);
+                (!read).then_some(Unreached::Elsewhere(&disk.path))
             }
+        })
+    }
+}
+
+/// Why a host does not reach a disk.
+enum Unreached<'a> {
+    Local(&'a str),
+    Unknown,
+    Elsewhere(&'a str),
+}
+
+impl Unreached<'_> {
+    fn told(&self, host: &HostId) -> String {
+        match self {
+            Unreached::Local(path) => format!("{path} is not known to be on shared storage"),
+            Unreached::Unknown => format!("{host} has not shown which storage it reads"),
+            Unreached::Elsewhere(path) => format!("{path} is on storage that {host} does not read"),
         }
-        Ok(())
     }
 }
 

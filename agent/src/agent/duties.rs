@@ -86,6 +86,7 @@ impl Agent {
                 reason: "busy".into(),
                 detail: format!("{COMMANDS_MAX} commands are under way"),
             };
+            self.count(&result);
             return self.send_to(session, agent_frame::Body::CommandResult(result));
         }
         self.commands += 1;
@@ -95,6 +96,7 @@ impl Agent {
     }
 
     fn answer_command(&mut self, session: u64, result: CommandResult) {
+        self.count(&result);
         // What was done shows in the inventory as well, and soon.
         self.watch.hint();
         self.reads.list();

@@ -48,6 +48,10 @@ impl Link {
     pub(super) fn new(address: &str) -> Link {
         Link { address: address.to_owned(), session: None, refused: None }
     }
+
+    pub(super) fn is_welcomed(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.welcomed.is_some())
+    }
 }
 
 /// A stream that stands.
@@ -358,7 +362,7 @@ impl Agent {
     }
 
     /// The highest epoch met, recorded or not.
-    fn highest(&self) -> Option<Epoch> {
+    pub(super) fn highest(&self) -> Option<Epoch> {
         let state = self.state.read();
         self.met.clone().filter(|met| state.is_older_than(met)).or_else(|| state.epoch.clone())
     }

@@ -42,6 +42,7 @@ impl Agent {
         notify(&[sd_notify::NotifyState::Watchdog]);
         self.care();
         self.ask_what_is_owed();
+        self.measure();
         if self.ticks.is_multiple_of(SELDOM) {
             self.spool.settle();
             self.renew_hellos();

@@ -151,6 +151,11 @@ impl Registry {
         self.inner().live.len()
     }
 
+    /// Sessions opened since the start.
+    pub fn opened(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

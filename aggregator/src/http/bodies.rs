@@ -166,7 +166,7 @@ pub(super) fn matrix(matrix: &Matrix) -> Vec<rest::MatrixRow> {
 }
 
 /// The name under which a value is kept is the one under which it is shown.
-fn tag(value: &impl Serialize, field: Option<&str>) -> String {
+pub(crate) fn tag(value: &impl Serialize, field: Option<&str>) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     let named = match field {
         Some(field) => value.get(field),

@@ -16,6 +16,7 @@ use crate::engine::Input;
 use crate::listen::Peer;
 use crate::peer::Role;
 use crate::ports::Receivers;
+use crate::pulse::Pulse;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, Request, State, connect_info};
 use axum::http::StatusCode;
@@ -24,7 +25,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Extension, Json, Router};
+pub(crate) use bodies::tag;
 use desk::Desk;
+use medevac_metrics::Answer;
 use medevac_proto::rest::{ErrorBody, Explanation, Trial, TrialRequest};
 use medevac_triage::{IncidentId, Now, Triage};
 use std::sync::Arc;
@@ -41,8 +44,10 @@ const BODY_MAX: usize = 64 * 1024;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// All routes, for the description's test.
-pub const ROUTES: [(&str, &str); 13] = [
+pub const ROUTES: [(&str, &str); 15] = [
     ("get", "/healthz"),
+    ("get", "/readyz"),
+    ("get", "/api/v1/decider"),
     ("get", "/api/v1/openapi.json"),
     ("get", "/api/v1/status"),
     ("get", "/api/v1/hosts"),
@@ -65,6 +70,7 @@ pub struct Api {
     pub receivers: Arc<dyn Receivers>,
     pub site: String,
     pub epoch: u64,
+    pub pulse: Arc<Pulse>,
 }
 
 /// Who asks: kept with every verb.
@@ -115,6 +121,7 @@ fn stuck() -> Refused {
 fn routes(api: Api) -> Router {
     Router::new()
         .route("/api/v1/openapi.json", get(openapi))
+        .route("/api/v1/decider", get(decider))
         .route("/api/v1/status", get(status))
         .route("/api/v1/hosts", get(hosts))
         .route("/api/v1/instances", get(instances))
@@ -132,7 +139,8 @@ fn routes(api: Api) -> Router {
 
 /// For the port of the agents: operators only, by certificate.
 pub fn over_tls(api: Api) -> Router {
-    routes(api).layer(middleware::from_fn(by_certificate)).route("/healthz", get(healthz))
+    let pulse = pulse(&api);
+    routes(api).layer(middleware::from_fn(by_certificate)).merge(pulse)
 }
 
 async fn by_certificate(mut request: Request, next: Next) -> Response {
@@ -157,7 +165,8 @@ async fn by_certificate(mut request: Request, next: Next) -> Response {
 /// # Errors
 /// Whatever the listener fails with.
 pub async fn serve_socket(listener: UnixListener, api: Api) -> std::io::Result<()> {
-    let app = routes(api).layer(middleware::from_fn(by_credentials)).route("/healthz", get(healthz));
+    let pulse = pulse(&api);
+    let app = routes(api).layer(middleware::from_fn(by_credentials)).merge(pulse);
     axum::serve(listener, app.into_make_service_with_connect_info::<SocketPeer>()).await
 }
 
@@ -183,8 +192,20 @@ async fn by_credentials(ConnectInfo(peer): ConnectInfo<SocketPeer>, mut request:
     }
 }
 
-async fn healthz() -> &'static str {
-    "ok\n"
+/// For checks of load balancers, on the port of the metrics too: whoever may connect may ask.
+fn pulse(api: &Api) -> Router {
+    let told = |answer: Answer| {
+        let status = if answer.well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (status, answer.text + "\n")
+    };
+    let (health, ready) = (Arc::clone(&api.pulse), Arc::clone(&api.pulse));
+    Router::new()
+        .route("/healthz", get(move || async move { told(health.healthy()) }))
+        .route("/readyz", get(move || async move { told(ready.ready()) }))
+}
+
+async fn decider(State(api): State<Api>) -> impl IntoResponse {
+    Json(api.pulse.decider())
 }
 
 async fn openapi() -> impl IntoResponse {

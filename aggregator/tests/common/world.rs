@@ -2,18 +2,19 @@
 
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub)]
 
-use super::{Agent, hello, inventory};
-use medevac_aggregator::app::Running;
+use super::{Agent, GUEST, certificates, hello, inventory};
+use medevac_aggregator::app::{self, Running};
 use medevac_aggregator::config::Config;
 use medevac_proto::session::agent_frame::Body;
 use medevac_proto::session::aggregator_frame::Body as Told;
 use medevac_proto::session::{
     CommandResult, Disk, DomainXml, Hello, Instance, Inventory, ProbeReport, ProbeResult, StorageMark, command,
 };
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// What every guest is defined by.
@@ -157,6 +158,47 @@ impl FakeHost {
             }
             _ => {}
         }
+    }
+}
+
+/// Three hosts that live, and a guest on the first of them.
+pub struct Site {
+    dir: tempfile::TempDir,
+    pub running: Running,
+    pub world: Arc<Mutex<World>>,
+    lives: BTreeMap<&'static str, JoinHandle<()>>,
+}
+
+impl Site {
+    /// `more` goes behind the last table of the configuration.
+    pub async fn start(more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        certificates(dir.path());
+        let running = app::start(&configured(dir.path(), "", more)).await.unwrap();
+        let world = Arc::new(Mutex::new(World::default()));
+        let mut lives = BTreeMap::new();
+        for host in ["hv1", "hv2", "hv3"] {
+            let runs = if host == "hv1" { vec![GUEST.to_owned()] } else { Vec::new() };
+            lives.insert(host, FakeHost::join(dir.path(), host, &running, &world, runs).await.live());
+        }
+        // Past the settling time, and the device has been read "on".
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        Self { dir, running, world, lives }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The first host dies, and its guest is started elsewhere, or not in half a minute.
+    pub async fn kill_first(&self) {
+        self.world.lock().unwrap().dead.push("hv1".into());
+        self.lives[&"hv1"].abort();
+        let until = Instant::now() + Duration::from_secs(30);
+        while self.world.lock().unwrap().started.is_empty() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
