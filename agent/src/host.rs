@@ -33,9 +33,17 @@ impl Identity {
     pub fn read(machine_identity: &Path) -> Result<Identity, HostError> {
         Ok(Identity {
             machine_id: word(machine_identity)?,
-            boot_id: word(Path::new("/proc/sys/kernel/random/boot_id"))?,
+            boot_id: boot_id()?,
         })
     }
+}
+
+/// Which of this machine's lives this is.
+///
+/// # Errors
+/// Where there is no /proc.
+pub fn boot_id() -> Result<String, HostError> {
+    word(Path::new("/proc/sys/kernel/random/boot_id"))
 }
 
 fn word(path: &Path) -> Result<String, HostError> {
