@@ -132,7 +132,7 @@ def stage(number: str) -> None:
 
 
 def deb(program: Program, number: str, quick: bool) -> None:
-    words = ["--no-build", "--no-strip", "--no-dbgsym", "--deb-version", f"{number}-{REVISION}", "--output", OUT]
+    words = ["--no-build", "--no-strip", "--no-dbgsym", "--quiet", "--deb-version", f"{number}-{REVISION}", "--output", OUT]
     run(CARGO, "deb", "--package", program.crate, *words, *(["--fast"] if quick else []))
 
 
@@ -151,7 +151,7 @@ def rpm_asset(source: str, target: str, mode: str, program: Program) -> dict:
     asset = {"source": path, "dest": f"/{target}{name}", "mode": mode, "user": "root", "group": "root"}
     if target.startswith("etc/"):
         asset["config"] = "noreplace"
-    if target.startswith("usr/share/doc/"):
+    if target.startswith(("usr/share/doc/", "usr/share/man/")):
         asset["doc"] = True
     return asset
 
@@ -179,6 +179,7 @@ def rpm_metadata(program: Program, number: str) -> dict:
         "name": program.name,
         "version": number,
         "release": REVISION,
+        "summary": program.manifest()["description"].rstrip("."),
         "license": "Apache-2.0 AND LGPL-2.1-only" if program.folder == "agent" else "Apache-2.0",
         "assets": assets,
         **scripts(program),
@@ -220,7 +221,7 @@ def check_packages(packages: list[Path]) -> None:
     debs = [path for path in packages if path.suffix == ".deb"]
     rpms = [path for path in packages if path.suffix == ".rpm"]
     run("lintian", "--allow-root", "--fail-on", "error,warning,info", "--tag-display-limit", "0", *debs)
-    run("rpmlint", "--config", HERE / "rpm" / "rpmlint.toml", *rpms)
+    run("rpmlint", "--strict", "--config", HERE / "rpm" / "rpmlint.toml", *rpms)
 
 
 def main() -> None:
