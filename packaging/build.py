@@ -132,7 +132,16 @@ def stage(number: str) -> None:
 
 
 def deb(program: Program, number: str, quick: bool) -> None:
-    words = ["--no-build", "--no-strip", "--no-dbgsym", "--quiet", "--deb-version", f"{number}-{REVISION}", "--output", OUT]
+    words = [
+        "--no-build",
+        "--no-strip",
+        "--no-dbgsym",
+        "--quiet",
+        "--deb-version",
+        f"{number}-{REVISION}",
+        "--output",
+        OUT,
+    ]
     run(CARGO, "deb", "--package", program.crate, *words, *(["--fast"] if quick else []))
 
 
@@ -175,6 +184,8 @@ def rpm_metadata(program: Program, number: str) -> dict:
     preset = f"../packaging/systemd/50-{program.name}.preset"
     if Path(located(preset, program)).exists():
         assets.append(rpm_asset(preset, "usr/lib/systemd/system-preset/", "644", program))
+    # Where Debian names its own copy of the licence, the file itself is here.
+    assets.append(rpm_asset("../LICENSE", f"usr/share/licenses/{program.name}/", "644", program))
     return {
         "name": program.name,
         "version": number,

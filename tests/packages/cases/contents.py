@@ -29,7 +29,7 @@ def files_of(package: Path) -> set[str]:
 
 @case(hosts=1, limit=120, needs_product=False)
 def both_kinds_of_package_hold_the_same_and_all_that_is_said_of_them(lab: PackagesLab):
-    own = ("/usr/share/lintian", "/usr/lib/systemd/system-preset", "/usr/share/zsh")
+    own = ("/usr/share/lintian", "/usr/lib/systemd/system-preset", "/usr/share/zsh", "/usr/share/licenses")
     for program in PROGRAMS:
         deb, rpm = (
             {name for name in files_of(package) if not name.startswith(own) and "changelog" not in name}

@@ -1,8 +1,8 @@
 """What the runner of the lab's cases wants of a lab, with one machine that installs packages.
 
-    lab.box        the machine, booted anew for each case
-    lab.packed     the packages
-    lab.install(...), lab.set_up()    as docs/operating.md says it
+lab.box        the machine, booted anew for each case
+lab.packed     the packages
+lab.install(...), lab.set_up()    as docs/operating.md says it
 """
 
 import contextlib

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -59,9 +58,8 @@ class Packed:
         subprocess.run(["dpkg-deb", "-R", str(self.deb(program, self.next)), str(tree)], check=True)
         configuration = tree / "etc/medevac" / CONFIGURATION[program]
         configuration.write_text(configuration.read_text() + NEW_LINE)
-        sums = tree / "DEBIAN/md5sums"
-        kept = [line for line in sums.read_text().splitlines(True) if not re.search(r" etc/", line)]
-        sums.write_text("".join(kept))
         target = folder / f"{program}.deb"
-        subprocess.run(["dpkg-deb", "-Zgzip", "-z1", "-b", str(tree), str(target)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["dpkg-deb", "-Zgzip", "-z1", "-b", str(tree), str(target)], check=True, stdout=subprocess.DEVNULL
+        )
         return target
