@@ -75,7 +75,9 @@ async fn take(uuid: &str, hypervisor: &dyn Hypervisor, state: &Arc<StateFile>) -
 async fn give_back(uuid: &str, hypervisor: &dyn Hypervisor, state: &Arc<StateFile>) -> Result<(), String> {
     match hypervisor.set_autostart(uuid, true).await {
         Ok(()) => {}
-        Err(e) if matches!(e, Fault::NotAnswering(_)) || is_defined(uuid, hypervisor).await => return Err(e.to_string()),
+        Err(e) if matches!(e, Fault::NotAnswering(_)) || is_defined(uuid, hypervisor).await => {
+            return Err(e.to_string());
+        }
         // Undefined meanwhile: nothing is owed any more.
         Err(e) => tracing::debug!(guest = uuid, "no flag to give back: {e}"),
     }

@@ -31,10 +31,7 @@ pub struct Identity {
 impl Identity {
     /// Reads the machine's identity file and the kernel's boot id.
     pub fn read(machine_identity: &Path) -> Result<Identity, HostError> {
-        Ok(Identity {
-            machine_id: word(machine_identity)?,
-            boot_id: boot_id()?,
-        })
+        Ok(Identity { machine_id: word(machine_identity)?, boot_id: boot_id()? })
     }
 }
 

@@ -62,9 +62,9 @@ fn value_name(argument: &clap::Arg) -> String {
 }
 
 fn own_flags(word: &Command) -> impl Iterator<Item = &clap::Arg> {
-    word.get_opts().chain(word.get_arguments().filter(|a| !a.is_positional() && !a.get_action().takes_values())).filter(
-        |a| !a.is_global_set() && !a.is_hide_set() && !matches!(a.get_id().as_str(), "help" | "version"),
-    )
+    word.get_opts()
+        .chain(word.get_arguments().filter(|a| !a.is_positional() && !a.get_action().takes_values()))
+        .filter(|a| !a.is_global_set() && !a.is_hide_set() && !matches!(a.get_id().as_str(), "help" | "version"))
 }
 
 /// What clap knows of each argument, one below the other.
