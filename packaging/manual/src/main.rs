@@ -110,6 +110,17 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_said_and_what_an_exit_code_means_is_on_the_page() {
+        let page = |name: &str| {
+            let program = programs().into_iter().find(|program| program.command.get_name() == name).unwrap();
+            String::from_utf8(page::of(&program).unwrap()).unwrap()
+        };
+        let ctl = page("medevacctl");
+        assert!(ctl.contains("one of: observe, approve, act") && ctl.contains("cannot be reached"), "{ctl}");
+        assert!(!page("medevac-agent").contains(".SH NOTES"));
+    }
+
+    #[test]
     fn nothing_for_tests_alone_is_on_a_page() {
         for program in programs() {
             let page = String::from_utf8(page::of(&program).unwrap()).unwrap();

@@ -18,7 +18,7 @@ pub fn of(program: &Program) -> Result<Vec<u8>> {
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
     words(&command, &mut page)?;
-    man.render_extra_section(&mut page)?;
+    notes(&command).to_writer(&mut page)?;
     ending(program).to_writer(&mut page)?;
     Ok(page)
 }
@@ -40,6 +40,19 @@ fn words(command: &Command, page: &mut Vec<u8>) -> Result<()> {
     }
     roff.to_writer(page)?;
     Ok(())
+}
+
+/// What stands below the help, line by line.
+fn notes(command: &Command) -> Roff {
+    let mut roff = Roff::new();
+    let Some(text) = command.get_after_help() else { return roff };
+    roff.control("SH", ["NOTES"]);
+    roff.control("nf", []);
+    for line in text.to_string().lines() {
+        roff.text([roman(line)]);
+    }
+    roff.control("fi", []);
+    roff
 }
 
 /// `maintenance <HOST> <SWITCH> [--until-back]`: the name and what must be given.
@@ -70,7 +83,10 @@ fn own_flags(word: &Command) -> impl Iterator<Item = &clap::Arg> {
 /// What clap knows of each argument, one below the other.
 fn arguments(word: &Command, roff: &mut Roff) {
     for argument in word.get_positionals().chain(own_flags(word)) {
-        let Some(help) = argument.get_help() else { continue };
+        let values = argument.get_possible_values().into_iter().filter(|_| argument.is_positional());
+        let values: Vec<_> = values.map(|value| value.get_name().to_owned()).collect();
+        let one_of = (!values.is_empty()).then(|| format!("one of: {}", values.join(", ")));
+        let Some(help) = argument.get_help().map(ToString::to_string).or(one_of) else { continue };
         let name = match argument.get_long() {
             Some(long) => format!("--{long}"),
             None => format!("<{}>", argument.get_id().as_str().to_uppercase()),
@@ -78,7 +94,7 @@ fn arguments(word: &Command, roff: &mut Roff) {
         roff.control("RS", []);
         roff.control("TP", []);
         roff.text([bold(name)]);
-        roff.text([roman(help.to_string())]);
+        roff.text([roman(help)]);
         roff.control("RE", []);
     }
 }
