@@ -2,7 +2,7 @@
 # 12 with a Rust toolchain and no other step.
 #
 #   make check       fmt, clippy, unit tests, scenarios, 500 simulator seeds; no root (but for the first apt)
-#   make test        everything: check, guards taken away, the real lab, the real OpenStack; root
+#   make test        everything: check, guards taken away, the real lab, the real OpenStack, the packages; root
 #   make demo        three hypervisors on this machine, one dies; root.  KEEP=1 leaves them running
 #   make demo-down   removes all that the demo made, also after a crash
 #   make bench       figures, with the machine's load beside them; root
@@ -10,6 +10,9 @@
 #   make lab-openstack  the main cases on a real Keystone, Placement, Glance and Nova on this machine; root
 #   make test-openstack-new  what medevac takes for granted of Nova, on the newest one by pip; root.  NOVA=VERSION
 #   make bench-openstack  figures on that Nova, beside a bare client; root.  COUNTS=1,10,50: servers on the host that dies
+#   make packages    target/packages: three programs, each as .deb and .rpm, checked
+#   make test-packages  the packages on a Debian with systemd: installed, upgraded, interrupted, removed; root
+#   make dist        target/dist: the source with all that is compiled in, to be built offline
 #   make deny        licences, duplicates and sources of the dependencies
 
 CARGO ?= cargo
@@ -18,7 +21,7 @@ SEEDS_SOAK ?= 20000
 COUNTS ?= 1,10
 NOVA ?= 34.0.0
 
-.PHONY: check lint unit test guards lab lab-programs lab-without-proof lab-openstack test-openstack-new contract-test demo demo-programs demo-down bench bench-openstack soak deny build-packages
+.PHONY: check lint unit test guards lab lab-programs lab-without-proof lab-openstack test-openstack-new contract-test demo demo-programs demo-down bench bench-openstack soak deny packages test-packages dist test-dist build-packages
 
 build-packages:
 	@tests/need packaging/apt-build.txt
@@ -64,7 +67,21 @@ lab-openstack: lab-programs contract-test
 test-openstack-new: contract-test
 	MEDEVAC_BIN=target/lab MEDEVAC_NOVA=$(NOVA) tests/openstack/run.py -k contract
 
-test: check guards lab-without-proof lab lab-openstack
+test: check guards lab-without-proof lab lab-openstack test-packages
+
+packages: build-packages
+	@tests/need packaging/apt-packages.txt
+	packaging/build.py
+
+test-packages: packages
+	tests/packages/run.py
+
+dist:
+	packaging/dist.sh
+
+# The source as it is published, built without a network and without this machine's crates.
+test-dist: dist build-packages
+	packaging/dist.sh --build
 
 demo-programs:
 	@$(CARGO) build --locked $(PROGRAMS)
@@ -89,7 +106,7 @@ bench-openstack: build-packages
 	$(CARGO) build --locked --release -p medevac-aggregator --example pace
 	MEDEVAC_BIN=target/release tests/openstack/bench.py --counts $(COUNTS)
 
-soak: lab-programs contract-test
+soak: lab-programs contract-test test-dist
 	SEEDS=$(SEEDS_SOAK) $(CARGO) test --locked -p medevac-tests --test simulator -- --nocapture
 	MEDEVAC_BIN=target/lab tests/lab/run.py --soak
 	MEDEVAC_BIN=target/lab tests/openstack/run.py --soak

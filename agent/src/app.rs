@@ -92,7 +92,10 @@ pub async fn run(config: Config) -> Result<()> {
 }
 
 /// The lock on the state directory; an agent that runs holds it.
-fn lock(dir: &Path) -> Result<std::fs::File> {
+///
+/// # Errors
+/// Says that another one does.
+pub fn lock(dir: &Path) -> Result<std::fs::File> {
     let path = dir.join("lock");
     let file = crate::state::private(&path).with_context(|| format!("cannot open {}", path.display()))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)

@@ -75,15 +75,22 @@ async fn take(uuid: &str, hypervisor: &dyn Hypervisor, state: &Arc<StateFile>) -
 async fn give_back(uuid: &str, hypervisor: &dyn Hypervisor, state: &Arc<StateFile>) -> Result<(), String> {
     match hypervisor.set_autostart(uuid, true).await {
         Ok(()) => {}
-        Err(e @ Fault::NotAnswering(_)) => return Err(e.to_string()),
+        Err(e) if matches!(e, Fault::NotAnswering(_)) || is_defined(uuid, hypervisor).await => {
+            return Err(e.to_string());
+        }
         // Undefined meanwhile: nothing is owed any more.
-        Err(Fault::Refused(why)) => tracing::debug!(guest = uuid, "no flag to give back: {why}"),
+        Err(e) => tracing::debug!(guest = uuid, "no flag to give back: {e}"),
     }
     if let Err(e) = hypervisor.note_autostart(uuid, false).await {
         tracing::debug!(guest = uuid, "the note in the metadata stays: {e}");
     }
     let owed = uuid.to_owned();
     change(state, move |s| s.autostart_taken.retain(|u| *u != owed)).await
+}
+
+/// Whether libvirt knows the domain, or does not say: a call that was never begun is refused, too.
+async fn is_defined(uuid: &str, hypervisor: &dyn Hypervisor) -> bool {
+    !matches!(hypervisor.domain(uuid).await, Ok(None))
 }
 
 async fn change(state: &Arc<StateFile>, apply: impl FnOnce(&mut State) + Send + 'static) -> Result<(), String> {

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Where the agent keeps what it must not forget.
+pub const STATE_DIR: &str = "/var/lib/medevac-agent";
 /// More streams than this would be more aggregators than any site has replicas.
 const AGGREGATORS_MAX: usize = 8;
 /// A call that libvirt has not answered after this long is worth reporting, not waiting for.
@@ -66,7 +68,7 @@ impl Config {
         let config = Config {
             aggregators: aggregators(&mut r, insecure),
             transport: transport(&mut r, insecure),
-            state_dir: r.path("state_dir", Some("/var/lib/medevac-agent")),
+            state_dir: r.path("state_dir", Some(STATE_DIR)),
             machine_identity: r.path("machine_identity", Some("/etc/machine-id")),
             libvirt_uri: r.string("libvirt.uri", Some("qemu:///system")),
             call_deadline: r.duration("libvirt.call_deadline", CALL_DEADLINE, CALL_DEADLINE_RANGE),

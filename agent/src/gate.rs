@@ -10,8 +10,13 @@
 //! copy of one whose evacuation then fails. So it waits until the agent has
 //! been told that none is under way. The gate reads the agent's file and needs
 //! no running agent to open: a hold that has ended stays ended in this boot.
+//! The package brings this gate to hosts that nobody has joined yet: of the
+//! configuration only the place of that file matters, and nothing else wrong
+//! with it shuts the gate.
 
 use crate::state::State;
+use crate::{config, host};
+use medevac_settings::Reader;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,7 +32,25 @@ pub enum Gate {
     Shut(String),
 }
 
-/// Whether the guests of this boot may be started.
+/// Whether the guests of this boot may be started, by the file in the state directory that is configured.
+fn look_by(config: &Path) -> Gate {
+    let shut = |why: String| Gate::Shut(format!("{}: {why}", config.display()));
+    let text = match std::fs::read_to_string(config) {
+        Ok(text) => text,
+        // Nobody has set up an agent here.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Gate::Open,
+        Err(e) => return shut(e.to_string()),
+    };
+    let Ok(mut reader) = Reader::parse(&text) else {
+        return shut("not TOML: medevac-agent --check-config".to_owned());
+    };
+    match host::boot_id() {
+        Ok(boot_id) => look(&reader.path("state_dir", Some(config::STATE_DIR)), &boot_id),
+        Err(e) => Gate::Shut(e.to_string()),
+    }
+}
+
+/// The same, by that directory.
 pub fn look(state_dir: &Path, boot_id: &str) -> Gate {
     let path = state_dir.join("state.json");
     let bytes = match std::fs::read(&path) {
@@ -57,9 +80,9 @@ fn judge(state: &State, boot_id: &str) -> Gate {
 }
 
 /// Returns once the gate is open; says every half minute why it is shut.
-pub fn wait(state_dir: &Path, boot_id: &str) {
+pub fn wait(config: &Path) {
     let mut told = None::<std::time::Instant>;
-    while let Gate::Shut(why) = look(state_dir, boot_id) {
+    while let Gate::Shut(why) = look_by(config) {
         if told.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             eprintln!("the servers of this host are held: {why}");
             told = Some(std::time::Instant::now());
@@ -106,6 +129,25 @@ mod tests {
     fn a_site_in_observe_is_never_held_up() {
         let (dir, _file) = joined("observe");
         assert_eq!(look(dir.path(), "b2"), Gate::Open);
+    }
+
+    #[test]
+    fn a_host_that_nobody_has_set_up_holds_nothing_whatever_its_configuration_lacks() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("agent.toml");
+        assert_eq!(look_by(&config), Gate::Open);
+        std::fs::write(&config, format!("state_dir = {:?}\n", dir.path())).unwrap();
+        assert_eq!(look_by(&config), Gate::Open);
+    }
+
+    #[test]
+    fn a_faulty_configuration_still_says_where_the_hold_is() {
+        let (dir, _file) = joined("act");
+        let config = dir.path().join("agent.toml");
+        std::fs::write(&config, format!("state_dir = {:?}\nno_such_key = 1\n", dir.path())).unwrap();
+        assert!(matches!(look_by(&config), Gate::Shut(why) if why.contains("has not run in this boot")));
+        std::fs::write(&config, "state_dir = \n").unwrap();
+        assert!(matches!(look_by(&config), Gate::Shut(why) if why.contains("not TOML")));
     }
 
     #[test]

@@ -31,11 +31,16 @@ pub struct Identity {
 impl Identity {
     /// Reads the machine's identity file and the kernel's boot id.
     pub fn read(machine_identity: &Path) -> Result<Identity, HostError> {
-        Ok(Identity {
-            machine_id: word(machine_identity)?,
-            boot_id: word(Path::new("/proc/sys/kernel/random/boot_id"))?,
-        })
+        Ok(Identity { machine_id: word(machine_identity)?, boot_id: boot_id()? })
     }
+}
+
+/// Which of this machine's lives this is.
+///
+/// # Errors
+/// Where there is no /proc.
+pub fn boot_id() -> Result<String, HostError> {
+    word(Path::new("/proc/sys/kernel/random/boot_id"))
 }
 
 fn word(path: &Path) -> Result<String, HostError> {

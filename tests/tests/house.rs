@@ -278,6 +278,15 @@ fn every_row_of_a_played_table_names_its_test() {
     }
 }
 
+/// What operators read about installing, upgrading and removing has been played.
+#[test]
+fn every_test_named_for_the_packages_exists() {
+    let page = page("packages.md");
+    let (_, played) = page.split_once("Played by: ").expect("the page names its tests");
+    assert!(played.matches('`').count() > 2, "no test is named");
+    assert_are_tests(played, &names_of_tests(), "docs/packages.md");
+}
+
 /// Scenarios, tests in Rust, cases of the labs.
 fn names_of_tests() -> BTreeSet<String> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

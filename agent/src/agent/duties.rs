@@ -3,6 +3,7 @@
 use super::{Agent, reads};
 use crate::care::{self, plan};
 use crate::control::{Ask, Word};
+use crate::give_back;
 use crate::hypervisor::{Fault, Migration};
 use crate::state::{State, StateError};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -153,12 +154,10 @@ impl Agent {
             }
             Word::GiveBack(reason) => {
                 tracing::warn!(reason, "autostart flags are given back by hand");
-                let observing = State { mode: "observe".into(), ..self.state.read().clone() };
-                let steps = plan(&observing, self.guests.known_domains());
+                let domains = self.guests.known_domains().cloned().collect::<Vec<_>>();
                 let (hypervisor, state) = (Arc::clone(&self.hypervisor), Arc::clone(&self.state));
                 tokio::spawn(async move {
-                    let guests = care::carry_out(steps, hypervisor, state).await;
-                    let lines = guests.into_iter().map(|g| format!("{g}: autostart")).collect();
+                    let lines = give_back::all(&domains, hypervisor, state).await;
                     let _ = ask.answer.send(lines);
                 });
             }

@@ -366,3 +366,21 @@ async fn the_emergency_word_starts_what_ran_before_and_was_to_autostart() {
     assert!(lines[0].contains("DONE running"));
     assert!(!b.state.read().held);
 }
+
+/// A call that was never begun is refused, and so is one about a domain that is gone: only the latter ends the debt.
+#[tokio::test]
+async fn a_flag_that_libvirt_did_not_take_stays_owed() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(StateFile::open(dir.path(), BOOT).unwrap());
+    state.change(|s| s.autostart_taken.extend([U.to_owned()])).unwrap();
+    let fake = Arc::new(Fake::default());
+    let known = [domain(5, 0, None)];
+    fake.domains.lock().unwrap().insert(U.into(), known[0].clone());
+    *fake.fault.lock().unwrap() = Some(("set_autostart", Fault::Refused("nothing was begun".into())));
+    let lines = crate::give_back::all(&known, fake.clone(), Arc::clone(&state)).await;
+    assert!(lines[0].contains("still owed"), "{lines:?}");
+    assert!(state.read().autostart_taken.contains(U));
+    fake.domains.lock().unwrap().clear();
+    let lines = crate::give_back::all(&known, fake, Arc::clone(&state)).await;
+    assert_eq!((lines, state.read().autostart_taken.len()), (vec![format!("{U}: autostart")], 0));
+}
