@@ -1,9 +1,10 @@
 //! medevac-agent: the daemon on each hypervisor.
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use medevac_agent::config::Config;
-use medevac_agent::{app, control, gate, host};
+use medevac_agent::config::{Config, Transport};
+use medevac_agent::{app, control, gate, host, join, renew};
+use medevac_agent::papers::Held;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use tokio::runtime::Runtime;
@@ -39,12 +40,37 @@ enum Word {
         #[arg(long)]
         reason: String,
     },
+    /// Join a site: get this host's certificate by a token of `medevacctl token create`, and keep the address
+    Join {
+        /// HOST or HOST:PORT of the aggregator
+        address: String,
+        /// File with the token; `-` reads it from standard input
+        #[arg(long)]
+        token_file: Option<PathBuf>,
+        /// The token itself. Whoever lists the processes of this machine can read it: better a file
+        #[arg(long, conflicts_with = "token_file")]
+        token: Option<String>,
+        /// Refuse a token that is for another host than this
+        #[arg(long)]
+        host: Option<String>,
+        /// Also where this host has joined already: with a new key
+        #[arg(long)]
+        force: bool,
+    },
+    /// Renew this host's certificate now; by itself it happens when a third of its time is left
+    Renew,
     /// Wait until the hold of this boot has ended: what nova-compute's unit runs before it.
     WaitRelease,
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if let Some(Word::Join { address, token_file, token, host, force }) = cli.word {
+        let wanted = join::Wanted { address, token: join::token(token, token_file)?, host, force };
+        // There may be no configuration yet: this writes it.
+        runtime()?.block_on(join::join(&cli.config, wanted))?.iter().for_each(|line| println!("{line}"));
+        return Ok(());
+    }
     let config = match app::read_config(&cli.config) {
         Ok(config) => config,
         Err(problems) => {
@@ -59,6 +85,8 @@ fn main() -> Result<()> {
     }
     let word = match cli.word {
         None => return run(config),
+        Some(Word::Join { .. }) => return Ok(()),
+        Some(Word::Renew) => return renew_now(&config),
         Some(Word::WaitRelease) => {
             gate::wait(&config.state_dir, &host::Identity::read(&config.machine_identity)?.boot_id);
             return Ok(());
@@ -67,6 +95,14 @@ fn main() -> Result<()> {
         Some(Word::GiveBack { reason }) => control::Word::GiveBack(reason),
     };
     runtime()?.block_on(control::say(&config.state_dir, &word))?.iter().for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+fn renew_now(config: &Config) -> Result<()> {
+    let Transport::Tls(files) = &config.transport else { bail!("without TLS there is no certificate") };
+    let held = Held::read(files).context("there is no whole certificate to renew: `medevac-agent join`")?;
+    runtime()?.block_on(renew::renew(files, &config.aggregators, &held.host))?;
+    println!("{} has a new certificate; open connections live on", held.host);
     Ok(())
 }
 

@@ -17,7 +17,9 @@ use crate::fence::AgentFencer;
 use crate::grpc::registry::{Inbox, Registry, SessionAgents, Shared};
 use crate::grpc::service::NerveService;
 use crate::http::desk::{Desk, DeskReplies};
-use crate::http::{self, Api};
+use crate::http::identity::Identities;
+use crate::http::{self, Api, socket};
+use crate::keeper::Keeper;
 use crate::lease::SoloLease;
 use crate::listen::{self, TlsError};
 use crate::look::{OwnEyes, Sight};
@@ -51,6 +53,10 @@ const TURN_AT_MOST: Duration = Duration::from_millis(2);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Far below any sensible WatchdogSec; a busy loop turns hundreds of times a second.
 const FEED_EVERY: Duration = Duration::from_secs(1);
+/// What those without a certificate get: one question, a small one, and its answer.
+const STRANGERS_ANSWER: Duration = Duration::from_secs(8);
+const STRANGERS_STREAMS: u32 = 2;
+const STRANGERS_HEADERS: u32 = 8 * 1024;
 /// Time for sessions to end in order when we stop.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -158,7 +164,7 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let fence_deadline = config.longest_fence();
     let opening = Opening { state_dir: config.state_dir.clone(), machine, fence_deadline };
     let (mut store, opened) = SqliteStore::open(&opening)?;
-    let tls = config.tls.as_ref().map(listen::server_tls).transpose()?;
+    let tls = config.tls.clone().map(Keeper::new).transpose()?;
     tracing::info!(code = "MDV-START", site = %opened.site, epoch = opened.epoch.number, "the store is ours");
     let (inbox, arrived) = mpsc::channel(INBOX_MAX);
     let runtime = tokio::runtime::Handle::current();
@@ -176,22 +182,30 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let engine = Engine::start(config.settings.clone(), ports)?;
     let listener = TcpListener::bind(config.listen).await.map_err(io(format!("listen {}", config.listen)))?;
     let address = listener.local_addr().map_err(io("listen"))?;
-    let socket = bind_socket(&config.socket)?;
-    let api = Api { inbox: inbox.clone(), desk: Arc::clone(&desk), site: opened.site, epoch: opened.epoch.number };
+    let group = socket::group_id(&config.identity.socket_group);
+    let bound = bind_socket(&config.socket, group)?;
+    let identity = Arc::new(Identities::new(registry.doors(), config.tls.clone(), config.identity.lifetime));
+    let (site, epoch) = (opened.site, opened.epoch.number);
+    let api = Api { inbox: inbox.clone(), desk: Arc::clone(&desk), site, epoch, identity };
     let ended = spawn_loop(engine, arrived, desk)?;
     serve(listener, tls, Arc::clone(&registry), api.clone());
-    tokio::spawn(http::serve_socket(socket, api));
+    tokio::spawn(socket::serve(bound, api, group));
     tracing::info!(code = "MDV-LISTENING", %address, socket = %config.socket.display(), "agents and operators are served");
     Ok(Running { registry, address, inbox, ended, socket: config.socket.clone() })
 }
 
-/// What the store knows of hosts, for those who are asked before they come back.
+/// What the store knows of hosts, for those who are asked before they come back; and who is kept out.
 fn remember(store: &mut SqliteStore, registry: &Registry) -> Result<(), StoreError> {
     for (_, record) in store.load()? {
-        if let Record::Host(host) = record
-            && let Some(boot) = host.boots.last()
-        {
-            registry.remember(host.id.clone(), boot.clone(), host.acked_seq);
+        match record {
+            Record::Host(host) => {
+                if let Some(boot) = host.boots.last() {
+                    registry.remember(host.id.clone(), boot.clone(), host.acked_seq);
+                }
+            }
+            Record::Revoked(record) => registry.bar(record.bar()),
+            Record::Barred(record) => registry.bar(record.bar()),
+            _ => {}
         }
     }
     Ok(())
@@ -261,7 +275,8 @@ impl Carrier for SessionCarrier {
     }
 }
 
-fn bind_socket(path: &Path) -> Result<UnixListener, RunError> {
+/// For root alone, or for a group, too.
+fn bind_socket(path: &Path, group: Option<u32>) -> Result<UnixListener, RunError> {
     let what = || format!("socket {}", path.display());
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(io(what()))?;
@@ -269,13 +284,22 @@ fn bind_socket(path: &Path) -> Result<UnixListener, RunError> {
     // The store is locked: whoever left this socket is gone.
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(io(what()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(io(what()))?;
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    if group.is_some() {
+        std::os::unix::fs::chown(path, None, group).map_err(io(what()))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(io(what()))?;
     Ok(listener)
 }
 
-/// Serves agents and operators on one port until the process ends.
-pub fn serve(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, registry: Arc<Registry>, api: Api) {
-    let connections = ReceiverStream::new(listen::accept(listener, tls));
+/// Serves agents and people on one port until the process ends; strangers at a counter of their own.
+pub fn serve(listener: TcpListener, tls: Option<Arc<Keeper>>, registry: Arc<Registry>, api: Api) {
+    if let Some(keeper) = &tls {
+        tokio::spawn(Arc::clone(keeper).keep());
+    }
+    let (connections, strangers) = listen::accept(listener, tls, registry.doors());
+    serve_strangers(strangers, api.clone());
+    let connections = ReceiverStream::new(connections);
     let routes = http::over_tls(api);
     let routes = Routes::from(routes).add_service(NerveService::server(registry));
     let server = Server::builder()
@@ -286,6 +310,21 @@ pub fn serve(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, regi
     tokio::spawn(async move {
         if let Err(error) = server.serve_with_incoming(connections).await {
             tracing::error!(code = "MDV-LISTENER", "the listener ended: {error}");
+        }
+    });
+}
+
+/// One small route; whoever is here has shown nothing.
+fn serve_strangers(strangers: listen::Arrivals, api: Api) {
+    let server = Server::builder()
+        .accept_http1(true)
+        .timeout(STRANGERS_ANSWER)
+        .max_concurrent_streams(STRANGERS_STREAMS)
+        .http2_max_header_list_size(STRANGERS_HEADERS)
+        .add_routes(Routes::from(http::for_strangers(api)));
+    tokio::spawn(async move {
+        if let Err(error) = server.serve_with_incoming(ReceiverStream::new(strangers)).await {
+            tracing::error!(code = "MDV-LISTENER", "nobody can join any more: {error}");
         }
     });
 }

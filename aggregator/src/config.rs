@@ -4,9 +4,12 @@
 //! The file in `packaging/aggregator.toml` lists every key with its default; a
 //! test holds the two together.
 
+mod identity;
+
 use crate::fence::subprocess::{AGENTS, Device, password};
 use crate::listen::TlsFiles;
 use crate::peer::valid_name;
+pub use identity::Identity;
 use medevac_openstack::{Credentials, CredentialsProblem};
 use medevac_settings::{Problems, Reader};
 use medevac_triage::{
@@ -36,6 +39,7 @@ pub struct Config {
     pub responder_port: u16,
     pub fences: BTreeMap<HostId, Vec<Device>>,
     pub openstack: Openstack,
+    pub identity: Identity,
     pub settings: Settings,
     /// What is no fault of the file, but will be one of the site.
     pub warnings: Vec<String>,
@@ -108,6 +112,7 @@ impl Config {
         matrix(r, &mut settings, &mut warnings);
         let fences = fences(r, &mut settings, &mut warnings);
         let openstack = openstack(r);
+        let identity = identity::read(r);
         let config = Self {
             listen,
             socket: r.path("socket", Some("/run/medevac/aggregator.sock")),
@@ -118,6 +123,7 @@ impl Config {
             responder_port,
             fences,
             openstack,
+            identity,
             settings,
             warnings,
         };
@@ -144,7 +150,10 @@ fn tls(r: &mut Reader, listen: SocketAddr) -> Option<TlsFiles> {
         ca: r.path("tls.ca", Some("/etc/medevac/tls/ca.pem")),
         cert: r.path("tls.cert", Some("/etc/medevac/tls/aggregator.pem")),
         key: r.path("tls.key", Some("/etc/medevac/tls/aggregator.key")),
+        ca_key: PathBuf::new(),
     };
+    let beside = files.ca.with_file_name("ca.key");
+    let files = TlsFiles { ca_key: r.path("tls.ca_key", beside.to_str()), ..files };
     if !r.bool("insecure_plaintext", false) {
         return Some(files);
     }

@@ -53,7 +53,7 @@ pub enum InitError {
 }
 
 /// What is wanted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Wanted {
     pub dir: PathBuf,
     /// Names under which agents reach the aggregator.
@@ -241,6 +241,7 @@ mod tests {
     use super::*;
     use crate::listen::{TlsFiles, server_tls};
     use crate::peer::{Role, role};
+    use crate::rank::Rank;
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     use std::os::unix::fs::MetadataExt;
@@ -256,12 +257,11 @@ mod tests {
         init(&wanted(dir.path(), &["hv1"])).unwrap();
         let read = |file: &str| vec![CertificateDer::from_pem_file(dir.path().join(file)).unwrap()];
         assert_eq!(role(&read("hosts/hv1.pem")).unwrap(), Role::Host("hv1".into()));
-        assert_eq!(role(&read("operator.pem")).unwrap(), Role::Operator("admin".into()));
+        assert_eq!(role(&read("operator.pem")).unwrap(), Role::Person(Rank::Admin, "admin".into()));
         assert!(role(&read("aggregator.pem")).is_err());
-        let file = |name: &str| dir.path().join(name);
-        let files = TlsFiles { ca: file("ca.pem"), cert: file("aggregator.pem"), key: file("aggregator.key") };
+        let files = TlsFiles::in_dir(dir.path());
         server_tls(&files).unwrap();
-        let wrong = TlsFiles { key: file("operator.key"), ..files };
+        let wrong = TlsFiles { key: dir.path().join("operator.key"), ..files };
         assert!(server_tls(&wrong).unwrap_err().to_string().contains("do not fit"));
     }
 

@@ -4,20 +4,24 @@
 //! [`engine`] knows the traits; only [`app`] knows everybody.
 
 pub mod app;
+pub mod authority;
 pub mod cli;
 pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod crash;
+pub mod doors;
 pub mod engine;
 pub mod fence;
 pub mod grpc;
 pub mod http;
 pub mod init;
+pub mod keeper;
 pub mod lease;
 pub mod listen;
 mod lobby;
 pub mod look;
 pub mod peer;
 pub mod ports;
+pub mod rank;
 pub mod store;

@@ -10,7 +10,8 @@ use medevac_aggregator::engine::Input;
 use medevac_aggregator::grpc::registry::{Registry, SessionAgents, Shared};
 use medevac_aggregator::http::Api;
 use medevac_aggregator::http::desk::Desk;
-use medevac_aggregator::listen::server_tls;
+use medevac_aggregator::http::identity::Identities;
+use medevac_aggregator::keeper::Keeper;
 use medevac_aggregator::ports::{Agents, ProbeKeys};
 use medevac_proto::session::agent_frame::Body;
 use medevac_proto::session::aggregator_frame::Body as Told;
@@ -47,8 +48,9 @@ impl Site {
         let registry = Registry::new(shared, "secret", inbox.clone(), tokio::runtime::Handle::current());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let api = Api { inbox, desk: Arc::new(Desk::default()), site: "site-a".into(), epoch: 5 };
-        app::serve(listener, Some(server_tls(&files).unwrap()), Arc::clone(&registry), api);
+        let identity = Arc::new(Identities::new(registry.doors(), Some(files.clone()), Duration::from_secs(60)));
+        let api = Api { inbox, desk: Arc::new(Desk::default()), site: "site-a".into(), epoch: 5, identity };
+        app::serve(listener, Some(Keeper::new(files).unwrap()), Arc::clone(&registry), api);
         Self { dir, address, registry, seen }
     }
 

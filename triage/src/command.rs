@@ -3,6 +3,7 @@
 
 use crate::cloud::CloudAct;
 use crate::id::{BootId, HostId, InstanceId, PlaneId, SessionId, StepId};
+use crate::identity::Bar;
 use crate::record::Change;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -115,6 +116,8 @@ pub enum Command {
         session: SessionId,
         why: &'static str,
     },
+    /// Keep these out from now on, and end what they have open.
+    Bar(Bar),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -171,6 +174,7 @@ impl Command {
             Command::Order { order: Order::ReleaseHold { .. }, .. } => "order-release-hold",
             Command::Cloud(act) => act.name(),
             Command::CloseSession { .. } => "close-session",
+            Command::Bar(_) => "bar",
         }
     }
 }

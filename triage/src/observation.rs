@@ -3,7 +3,9 @@
 
 use crate::cloud::CloudNews;
 use crate::id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
+use crate::identity::{CertificateAsk, NewToken, Whose, names};
 use crate::record::Mode;
+use crate::time::shown;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -70,6 +72,11 @@ pub enum Observation {
         by: String,
         reason: String,
         word: Word,
+    },
+    /// Somebody wants to join, or to go on being the host that he is.
+    CertificateAsked {
+        token: u64,
+        ask: CertificateAsk,
     },
     /// The cloud's control plane told something.
     CloudSpoke(CloudNews),
@@ -334,6 +341,8 @@ pub enum Word {
     Unprotect { instance: InstanceId },
     Recover { instance: InstanceId },
     Forget { host: HostId },
+    MakeTokens { tokens: Vec<NewToken>, ttl: Duration },
+    Revoke { whose: Whose },
 }
 
 /// As it would be typed, without the reason.
@@ -360,6 +369,11 @@ impl fmt::Display for Word {
             Word::Unprotect { instance } => write!(f, "unprotect {instance}"),
             Word::Recover { instance } => write!(f, "recover {instance}"),
             Word::Forget { host } => write!(f, "forget {host}"),
+            Word::MakeTokens { tokens, ttl } => {
+                let hosts = names(tokens.iter().map(|token| &token.host));
+                write!(f, "token create for {hosts}, for {}", shown(*ttl))
+            }
+            Word::Revoke { whose } => write!(f, "revoke {whose}"),
         }
     }
 }

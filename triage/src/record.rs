@@ -4,6 +4,7 @@
 
 use crate::cloud::ServiceHold;
 use crate::id::{BootId, HostId, IncidentId, InstanceId, PlaneId, SegmentId, StepId};
+use crate::identity::{BarredRecord, RevokedRecord, TokenRecord};
 use crate::observation::{Disk, Parting, RunState, StopReason};
 use crate::reserve::Taken;
 use crate::time::Wall;
@@ -35,6 +36,9 @@ pub enum Record {
     Word(WordRecord),
     Outcome(OutcomeRecord),
     Heard(HeardRecord),
+    Token(TokenRecord),
+    Revoked(RevokedRecord),
+    Barred(BarredRecord),
 }
 
 /// One change of durable state.

@@ -26,7 +26,7 @@ pub use faults::{Fault, What};
 pub use world::Timing;
 
 use crate::credentials::{Credentials, Domain, Project, User};
-use crate::secret::Secret;
+use medevac_settings::Secret;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request};
