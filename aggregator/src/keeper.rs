@@ -122,7 +122,7 @@ fn due(path: &Path) -> Option<(CertificateDer<'static>, Duration)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let left = until.saturating_sub(now);
     let life = until.saturating_sub(from).saturating_sub(BACKDATED);
-    (left < life / LAST).then_some((der, left))
+    (left <= life / LAST).then_some((der, left))
 }
 
 /// Whole or not at all: beside it first, then in its place.
