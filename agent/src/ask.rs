@@ -62,10 +62,8 @@ async fn exchange(
 ) -> Result<(StatusCode, Bytes), AskError> {
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(address.host.clone()).map_err(|error| unanswered(&error))?;
-    let stream =
-        TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|error| unanswered(&error))?;
-    let stream =
-        TlsConnector::from(Arc::new(tls)).connect(name, stream).await.map_err(|error| unanswered(&error))?;
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|error| unanswered(&error))?;
+    let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await.map_err(|error| unanswered(&error))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| unanswered(&error))?;
     // Ends with the answer; what goes wrong with it is seen there, too.

@@ -10,7 +10,7 @@
 
 use crate::ask;
 use crate::config::{Address, TLS_CA, TLS_CERT, TLS_KEY, TlsFiles, address};
-use crate::papers::{self, Held, key_to_join, keep_joined, wall};
+use crate::papers::{self, Held, keep_joined, key_to_join, wall};
 use crate::pin::Pinned;
 use crate::tls::client_config;
 use anyhow::{Context, Result, anyhow, bail};
@@ -111,7 +111,10 @@ fn already(held: &Held, token: &Token, written: bool, to: &Address) -> Result<Ve
     if !written {
         bail!("this machine has joined as {host}, but `aggregators` does not name {}: add it, or --force", to.text);
     }
-    Ok(vec![format!("already joined as {host} (its certificate has {} days left)", held.life.left(wall()).as_secs() / 86_400)])
+    Ok(vec![format!(
+        "already joined as {host} (its certificate has {} days left)",
+        held.life.left(wall()).as_secs() / 86_400
+    )])
 }
 
 fn clocks(own: Duration, theirs: Duration) -> Option<String> {
@@ -119,7 +122,9 @@ fn clocks(own: Duration, theirs: Duration) -> Option<String> {
     (apart > CLOCKS_DIFFER).then(|| {
         let way = if own < theirs { "behind" } else { "ahead of" };
         let minutes = apart.as_secs() / 60;
-        format!("this host's clock is {minutes} min {way} the aggregator's: certificates need true clocks, see timedatectl")
+        format!(
+            "this host's clock is {minutes} min {way} the aggregator's: certificates need true clocks, see timedatectl"
+        )
     })
 }
 
@@ -150,7 +155,9 @@ fn with_aggregator(text: &str, to: &str) -> Result<String, String> {
     let line = format!("aggregators = [\"{to}\"]");
     let mut lines: Vec<&str> = text.lines().collect();
     let head = lines.iter().position(|line| line.trim_start().starts_with('[')).unwrap_or(lines.len());
-    let key = |line: &str| line.trim_start().strip_prefix("aggregators").is_some_and(|rest| rest.trim_start().starts_with('='));
+    let key = |line: &str| {
+        line.trim_start().strip_prefix("aggregators").is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
     let at = |wanted: &dyn Fn(&str) -> bool| lines[..head].iter().position(|line| wanted(line));
     match (at(&key), at(&|line| key(line.trim_start_matches(['#', ' '])))) {
         (Some(at), _) if lines[at].contains(']') => lines[at] = &line,
@@ -176,7 +183,10 @@ mod tests {
         assert_eq!(crate::config::Config::parse(&written).unwrap().aggregators[0].host, "10.0.0.1");
         assert_eq!(with_aggregator(&written, to).unwrap(), written);
         assert_eq!(with_aggregator("", to).unwrap(), line);
-        assert_eq!(with_aggregator("[planes]\nmgmt = \"10.0.0.9\"\n", to).unwrap(), format!("{line}[planes]\nmgmt = \"10.0.0.9\"\n"));
+        assert_eq!(
+            with_aggregator("[planes]\nmgmt = \"10.0.0.9\"\n", to).unwrap(),
+            format!("{line}[planes]\nmgmt = \"10.0.0.9\"\n")
+        );
         assert_eq!(with_aggregator("aggregators = [\"https://old\"]\n", to).unwrap(), line);
         let two = "aggregators = [\"https://other\", \"https://10.0.0.1\"]\n";
         assert_eq!(with_aggregator(two, to).unwrap(), two);

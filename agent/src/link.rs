@@ -166,8 +166,8 @@ fn unanswered(status: &tonic::Status, credentials: &Credentials) -> String {
     }
     tracing::debug!("closed unanswered: {}", causes(status));
     "the aggregator closed the connection before it answered; if this goes on, it does not accept this host's \
-     certificate: it has ended, or is of another site's authority; `medevac-agent join --force` with a new token gets \
-     one. Its log names the reason beside MDV-PEER-REFUSED"
+     certificate: it has ended, or tls.cert and tls.key are not from the same `medevac-aggregator init` as its own \
+     ca.pem; `medevac-agent join --force` with a new token gets others. Its log names the reason beside MDV-PEER-REFUSED"
         .to_owned()
 }
 

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use medevac_agent::config::{Config, Transport};
-use medevac_agent::{app, control, gate, host, join, renew};
 use medevac_agent::papers::Held;
+use medevac_agent::{app, control, gate, host, join, renew};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use tokio::runtime::Runtime;

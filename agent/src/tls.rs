@@ -201,3 +201,47 @@ pub fn host_of(der: &[u8]) -> Option<String> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    /// A certificate and its key, for a host, by itself.
+    fn made(host: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names.push(SanType::URI(format!("{HOST_URI}{host}").try_into().unwrap()));
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn what_does_not_fit_or_names_another_host_is_told_once_and_the_old_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        let files = TlsFiles { ca: file("ca.pem"), cert: file("host.pem"), key: file("host.key") };
+        let write = |cert: &str, key: &str| {
+            fs::write(&files.ca, cert).unwrap();
+            fs::write(&files.cert, cert).unwrap();
+            fs::write(&files.key, key).unwrap();
+        };
+        let ((cert, key), (other, other_key), (next, next_key)) = (made("hv1"), made("hv2"), made("hv1"));
+        write(&cert, &key);
+        let good = load(&files).unwrap();
+        let last = Mutex::new(Last { good, told: String::new() });
+        let wallet = Wallet { files: Some(files.clone()), host: "hv1".into(), last };
+        let told = || {
+            assert_eq!(wallet.now().host, "hv1");
+            wallet.last.lock().unwrap().told.clone()
+        };
+        assert_eq!(told(), "");
+        write(&cert[..cert.len() / 2], &key);
+        assert!(told().contains("no certificate"), "half written");
+        write(&next, &key);
+        assert!(told().contains("do not fit together"));
+        write(&other, &other_key);
+        assert!(told().contains("names hv2"));
+        write(&next, &next_key);
+        assert_eq!(told(), "");
+    }
+}

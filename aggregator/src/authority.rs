@@ -132,8 +132,10 @@ impl Authority {
         serial: &[u8],
         lifetime: Duration,
     ) -> Result<String, AuthorityError> {
-        let mut request =
-            CertificateSigningRequestParams { params: Default::default(), public_key: wanted.request.public_key.clone() };
+        let mut request = CertificateSigningRequestParams {
+            params: Default::default(),
+            public_key: wanted.request.public_key.clone(),
+        };
         request.params = params(host, ExtendedKeyUsagePurpose::ClientAuth, serial, lifetime)?;
         let uri = Ia5String::try_from(format!("medevac://host/{host}"))?;
         request.params.subject_alt_names = vec![SanType::URI(uri), SanType::DnsName(Ia5String::try_from(host)?)];

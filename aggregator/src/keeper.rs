@@ -88,7 +88,10 @@ impl Keeper {
                 tracing::info!(code = "MDV-CERTIFICATES", "the certificates were read again; open connections live on");
             }
             Err(error) => {
-                tracing::warn!(code = "MDV-CERTIFICATES", "the certificates in use stay: what is in the files cannot be used: {error}");
+                tracing::warn!(
+                    code = "MDV-CERTIFICATES",
+                    "the certificates in use stay: what is in the files cannot be used: {error}"
+                );
             }
         }
     }
@@ -102,7 +105,10 @@ impl Keeper {
         });
         let days = ends_in.as_secs() / 86_400;
         let cannot = |why: String| {
-            tracing::warn!(code = "MDV-CERTIFICATE-ENDS", "the aggregator's certificate ends in {days} days, and then no agent connects: {why}");
+            tracing::warn!(
+                code = "MDV-CERTIFICATE-ENDS",
+                "the aggregator's certificate ends in {days} days, and then no agent connects: {why}"
+            );
         };
         let pem = signed.map_err(|error| cannot(error.to_string()))?;
         write_over(&self.files.cert, &pem).map_err(|error| cannot(error.to_string()))?;

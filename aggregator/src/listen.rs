@@ -91,9 +91,7 @@ pub fn server_tls(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
     let verifier = if files.ca_key.exists() { verifier.allow_unauthenticated() } else { verifier };
-    let verifier = verifier
-        .build()
-        .map_err(|error| wrong(&files.ca, error.to_string()))?;
+    let verifier = verifier.build().map_err(|error| wrong(&files.ca, error.to_string()))?;
     let pair = |what: String| TlsError::Pair { cert: files.cert.clone(), key: files.key.clone(), what };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

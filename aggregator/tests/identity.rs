@@ -247,7 +247,10 @@ async fn a_revoked_hosts_stream_ends_at_once_and_only_a_new_token_brings_it_back
     site.revoke("hv1").await;
     let code = agent.await_frame(|told| if let Told::Refusal(no) = told { Some(no.code) } else { None }).await;
     assert_eq!(code, "revoked");
-    assert_eq!(Agent::open(agent.channel.clone(), Body::Hello(hello("boot-1"))).await.unwrap().refused().await, "revoked");
+    assert_eq!(
+        Agent::open(agent.channel.clone(), Body::Hello(hello("boot-1"))).await.unwrap().refused().await,
+        "revoked"
+    );
     let site = site.restart().await;
     assert_eq!(site.open("hv1").await.refused().await, "revoked", "a restart forgives nothing");
     let renewal = json!({"request": key().1});
@@ -306,7 +309,8 @@ async fn a_replaced_authority_is_taken_up_while_streams_live() {
     std::fs::write(site.dir.path().join("ca.pem"), both).unwrap();
     std::fs::write(site.dir.path().join("ca.key"), read(fresh.path(), "ca.key")).unwrap();
     for end in ["pem", "key"] {
-        std::fs::copy(fresh.path().join(format!("hosts/hv2.{end}")), site.dir.path().join(format!("hosts/hv2.{end}"))).unwrap();
+        std::fs::copy(fresh.path().join(format!("hosts/hv2.{end}")), site.dir.path().join(format!("hosts/hv2.{end}")))
+            .unwrap();
     }
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     let mut new = loop {

@@ -247,7 +247,8 @@ mod tests {
     fn names_of_hosts_come_from_the_command_line_and_from_a_file_each_once() {
         let path = std::env::temp_dir().join(format!("medevacctl-hosts-{}", std::process::id()));
         std::fs::write(&path, "# rack 2\nhv2\n\n hv1 \n").unwrap();
-        let words = ["medevacctl", "token", "create", "--host", "hv1", "--hosts", path.to_str().unwrap(), "--ttl", "30m"];
+        let words =
+            ["medevacctl", "token", "create", "--host", "hv1", "--hosts", path.to_str().unwrap(), "--ttl", "30m"];
         let Verb::Token { what: Token::Create(wanted) } = Args::try_parse_from(words).unwrap().verb else { panic!() };
         let request = tokens(wanted.clone()).unwrap();
         std::fs::remove_file(&path).unwrap();

@@ -49,7 +49,7 @@ pub use catalog::CatalogProblem;
 pub use credentials::{Credentials, CredentialsProblem};
 pub use glance::{Glance, Image};
 pub use keystone::{Keystone, LoginProblem, WhoAmI};
-pub use nova::{MigrationFilter, Nova, Reached, ResetTo};
 pub use medevac_settings::Secret;
+pub use nova::{MigrationFilter, Nova, Reached, ResetTo};
 pub use transport::TlsProblem;
 pub use version::{Microversion, VersionProblem};

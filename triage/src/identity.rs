@@ -110,7 +110,10 @@ pub enum AskedBy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bar {
     /// Every certificate of this host but these.
-    Host { host: HostId, but: Vec<String> },
+    Host {
+        host: HostId,
+        but: Vec<String>,
+    },
     Serial(String),
 }
 
@@ -267,7 +270,8 @@ impl Triage {
             Ok(host) => self.welcome(&HostId(host.clone()), ask),
             Err(refusal) => {
                 let text = format!("no certificate for {}: {}: {}", ask.from, refusal.name, refusal.text);
-                self.note("MDV-JOIN-REFUSED", true, text);
+                // No alert: whoever can reach the port could raise it.
+                self.note("MDV-JOIN-REFUSED", false, text);
             }
         }
         self.out.replies.push(Reply { token, answer });
@@ -281,7 +285,10 @@ impl Triage {
         };
         let anew = format!("make a new one: `medevacctl token create --host {}`", token.host);
         if token.used.as_ref().is_some_and(|used| used.key != ask.key) {
-            return refuse("used-token", format!("this token has been used, and is good for one machine alone: {anew}"));
+            return refuse(
+                "used-token",
+                format!("this token has been used, and is good for one machine alone: {anew}"),
+            );
         }
         if self.expired(&token) {
             return refuse("expired-token", format!("this token has expired: {anew}"));

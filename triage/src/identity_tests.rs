@@ -101,7 +101,9 @@ fn wrong_secrets_wrong_names_and_late_comers_are_refused_by_name() {
 
 #[test]
 fn a_restart_makes_no_token_live_longer() {
-    for (passed, answer) in [(-1, Err("expired-token")), (1000, Ok("hv1".to_owned())), (3_600_000, Err("expired-token"))] {
+    for (passed, answer) in
+        [(-1, Err("expired-token")), (1000, Ok("hv1".to_owned())), (3_600_000, Err("expired-token"))]
+    {
         let mut site = Site::new();
         site.token("hv1");
         site.restart(passed);
@@ -136,7 +138,8 @@ fn a_revoked_host_comes_back_by_a_new_token_alone() {
     let word = Word::Revoke { whose: Whose::parse("hv1") };
     let revoke = Observation::OperatorSpoke { token: 1, by: "ann".into(), reason: "stolen".into(), word };
     let ended = site.turn(revoke);
-    let bar = |but: &[&str]| Command::Bar(Bar::Host { host: "hv1".into(), but: but.iter().map(|s| (*s).into()).collect() });
+    let bar =
+        |but: &[&str]| Command::Bar(Bar::Host { host: "hv1".into(), but: but.iter().map(|s| (*s).into()).collect() });
     assert_eq!(ended.commands, [bar(&[])]);
     assert_eq!(site.join("h1", "key-a", None), Err("unknown-token"), "a token made before went with it");
     assert_eq!(site.renew("hv1", "old"), Err("revoked"));

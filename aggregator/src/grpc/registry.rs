@@ -200,18 +200,7 @@ impl Registry {
         inner.newest.insert(host.clone(), id.clone());
         let boot_before = inner.boots.insert(host.clone(), boot.clone());
         let stranger = false;
-        let live = Live {
-            host,
-            machine,
-            boot,
-            serial,
-            out,
-            close,
-            agent_boot_ms,
-            entered,
-            boot_before,
-            stranger,
-        };
+        let live = Live { host, machine, boot, serial, out, close, agent_boot_ms, entered, boot_before, stranger };
         inner.live.insert(id.clone(), live);
     }
 

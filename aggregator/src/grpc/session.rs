@@ -393,7 +393,7 @@ fn check_protocol(hello: &wire::Hello) -> Result<(), Refused> {
 fn stranger(host: &HostId) -> Refused {
     let message = format!(
         "another machine is known here as {host}, or a later boot of it: `medevacctl hosts` on the aggregator says which. \
-         A machine of its own needs a certificate of its own (`medevac-aggregator init --host NAME`), a clone also a \
+         A machine of its own needs a certificate of its own (`medevac-agent join --force` by a token for its own name), a clone also a \
          machine id of its own (systemd-machine-id-setup). If it replaces the other one, which is off for good: \
          `medevacctl forget {host}`"
     );

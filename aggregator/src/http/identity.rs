@@ -179,7 +179,8 @@ async fn admit(api: &Api, address: Option<IpAddr>, body: &[u8]) -> Result<rest::
     let _one = one_of_few(api)?;
     let authority = api.identity.authority()?;
     if !authority.trusts(&token.authority) {
-        let message = "this token is of another site, or of an authority that this one no longer trusts: make a new one here";
+        let message =
+            "this token is of another site, or of an authority that this one no longer trusts: make a new one here";
         return Err(Refused::new(StatusCode::FORBIDDEN, "foreign-token", message));
     }
     let host = Some(request.host).filter(|host| !host.is_empty()).map(HostId);
@@ -239,7 +240,10 @@ async fn grant(
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     // The error of a parser can quote what it read, and that may be a token.
     let message = |error: serde_json::Error| match error.classify() {
-        serde_json::error::Category::Data => format!("a field is missing, unknown or of the wrong kind, at column {}; see /api/v1/openapi.json", error.column()),
+        serde_json::error::Category::Data => format!(
+            "a field is missing, unknown or of the wrong kind, at column {}; see /api/v1/openapi.json",
+            error.column()
+        ),
         _ => "the body is no JSON".to_owned(),
     };
     serde_json::from_slice(body).map_err(|error| verbs::bad("bad-json", message(error)))

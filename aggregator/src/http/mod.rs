@@ -85,7 +85,8 @@ impl Caller {
         }
         let (own, needed) = (self.rank.name(), rank.name());
         tracing::warn!(code = "MDV-NOT-ALLOWED", by = %self.name, rank = own, "`{what}` takes a person of rank {needed}");
-        let message = format!("`{what}` takes the rank {needed}, and {} has the rank {own}: ask somebody who has it", self.name);
+        let message =
+            format!("`{what}` takes the rank {needed}, and {} has the rank {own}: ask somebody who has it", self.name);
         Err(Refused::new(StatusCode::FORBIDDEN, "not-allowed", message))
     }
 }

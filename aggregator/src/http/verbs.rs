@@ -1,7 +1,7 @@
 //! `POST /api/v1/verbs`: an operator's word, with its reason.
 
-use super::{ANSWER_WITHIN, Api, Caller, Extension, IntoResponse, Json, Refused, State, StatusCode, stuck};
 use super::desk::Answer;
+use super::{ANSWER_WITHIN, Api, Caller, Extension, IntoResponse, Json, Refused, State, StatusCode, stuck};
 use crate::engine::Input;
 use crate::peer::valid_name;
 use crate::rank::Rank;
@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_verb_is_read_with_its_reason() {
-        let (name, word, reason) = read(br#"{"verb":"maintenance","host":"hv1","on":true,"reason":" new disk "}"#).unwrap();
+        let (name, word, reason) =
+            read(br#"{"verb":"maintenance","host":"hv1","on":true,"reason":" new disk "}"#).unwrap();
         assert_eq!(word, Word::Maintenance { host: "hv1".into(), on: true, until_back: false });
         assert_eq!((name.as_str(), reason.as_str()), ("maintenance", "new disk"));
         assert_eq!(read(br#"{"verb":"pause","reason":"x"}"#).unwrap().1, Word::Pause);

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -16,6 +17,8 @@ from .bad_input import restart_agent, wait_logged
 
 # A certificate that is renewed within a case: after two thirds of it.
 SHORT_LIFE = "[identity]\nlifetime = '45s'\n"
+# A user who is nobody, and his group.
+NOBODY = 65534
 ADDRESS = f"{plan.endpoint_addresses('agg')['mgmt']}:{plan.AGGREGATOR_PORT}"
 
 
@@ -100,17 +103,38 @@ def a_host_with_nothing_but_a_token_joins_and_is_watched(lab: Lab):
 
 
 def assert_nowhere(lab: Lab, secrets: list[str]) -> None:
-    """Neither in logs, nor in the store, nor in what any process shows of itself."""
+    """Neither in logs, nor in the store, nor in what the aggregator and its children show of themselves."""
     places = [lab.aggregator.log_path, *(lab.aggregator.folder / "state").iterdir()]
     places += [host.folder / "var-log" / "agent.log" for host in lab.hosts]
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            places += [process / "cmdline", process / "environ"]
+    for pid in lab.aggregator.group.pids():
+        places += [Path(f"/proc/{pid}/cmdline"), Path(f"/proc/{pid}/environ")]
     for place in places:
         with contextlib.suppress(OSError):
             seen = place.read_bytes()
             for secret in secrets:
                 assert secret.encode() not in seen, f"{secret[:4]}... is in {place}"
+
+
+@case()
+def a_secret_is_seen_nowhere_while_a_host_is_fenced(lab: Lab):
+    guests = lab.protected_site(3)
+    secrets = [plan.BMC_PASSWORD, token(lab, "hv9").split(".")[2]]
+    lab.host("hv1").crash()
+    children = set()
+
+    def fenced() -> bool:
+        # As often as it can be: a fence agent lives for a second or two.
+        assert_nowhere(lab, secrets)
+        children.update(lab.aggregator.group.pids())
+        return bool(lab.fenced())
+
+    wait_until(fenced, 60, "hv1 is switched off", every=0.02)
+    lab.wait_each_runs_once(guests, not_on=["hv1"])
+    assert len(children) > 1, "no fence agent was seen at work"
+    assert_nowhere(lab, secrets)
+    answers = [lab.aggregator.ctl_text(word) for word in ("status", "hosts", "instances", "audit", "identity")]
+    answers.append(lab.aggregator.ctl_text("explain", lab.incident("hv1")["id"]))
+    assert not [secret for secret in secrets for answer in answers if secret in answer]
 
 
 @case()
@@ -217,3 +241,39 @@ def people_may_what_their_rank_says(lab: Lab):
     with contextlib.suppress(Refused):
         lab.ctl("resume", "--reason", "seen")
     lab.assert_nobody_fenced()
+
+
+@case()
+def members_of_the_sockets_group_are_operators_and_others_are_kept_out(lab: Lab):
+    lab.start_aggregator(extra="[identity]\nsocket_group = 'daemon'\n")
+    assert stat.S_IMODE(lab.aggregator.socket.stat().st_mode) == 0o660
+
+    def say(groups: list[int], *words: str) -> subprocess.CompletedProcess:
+        # Opened by root: where the programs lie is no business of this case.
+        program = os.open(lab.aggregator.ctl_binary, os.O_RDONLY)
+        argv = ["medevacctl", "--socket", str(lab.aggregator.socket), *words]
+        try:
+            return subprocess.run(
+                argv,
+                executable=f"/proc/self/fd/{program}",
+                pass_fds=[program],
+                user=NOBODY,
+                group=NOBODY,
+                extra_groups=groups,
+                capture_output=True,
+                text=True,
+                timeout=15,
+            )
+        finally:
+            os.close(program)
+
+    daemon = lab.aggregator.socket.stat().st_gid
+    assert say([daemon], "pause", "--reason", "to see").returncode == 0
+    refused = say([daemon], "fence", "hv1", "--reason", "to see")
+    assert refused.returncode == 1 and "takes the rank admin" in refused.stderr, refused
+    assert say([], "status").returncode == 3, "the socket's mode keeps others out"
+    # Also where somebody opened it for all.
+    lab.aggregator.socket.chmod(0o666)
+    refused = say([], "status")
+    assert refused.returncode == 1 and "socket_group" in refused.stderr, refused
+    lab.ctl("resume", "--reason", "seen")
