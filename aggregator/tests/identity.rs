@@ -20,7 +20,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpSocket, TcpStream};
 
 struct Site {
     dir: tempfile::TempDir,
@@ -221,6 +224,52 @@ async fn without_a_certificate_there_is_nothing_but_to_join() {
         assert!(agent.hear().await.is_none(), "no session");
     }
     assert!(site.running.registry.is_empty());
+}
+
+/// A connection without a certificate, from an address of its own.
+async fn stranger(site: &Site, from: &str) -> Option<tokio_rustls::client::TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(site.dir.path().join("ca.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    let stream = socket.connect(site.running.address).await.ok()?;
+    let name = "localhost".try_into().unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()
+}
+
+/// Whether it is still open after a while in which nobody speaks.
+async fn is_open(link: &mut tokio_rustls::client::TlsStream<TcpStream>, wait: Duration) -> bool {
+    let mut byte = [0];
+    tokio::time::timeout(wait, link.read(&mut byte)).await.is_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_stay_take_few_places_and_are_put_out() {
+    let site = Site::start().await;
+    let begun = tokio::time::Instant::now();
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        held.push(stranger(&site, "127.0.0.2").await.unwrap());
+    }
+    let moment = Duration::from_millis(300);
+    for from in ["127.0.0.2", "127.0.0.3"] {
+        let more = stranger(&site, from).await;
+        let open = match more {
+            Some(mut link) => is_open(&mut link, moment).await,
+            None => false,
+        };
+        assert!(!open, "{from} finds a place");
+    }
+    is_welcome(&mut site.open("hv1").await).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "too slow to tell anything");
+    for mut link in held {
+        assert!(!is_open(&mut link, Duration::from_secs(15)).await, "a stranger stays for ever");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert!(is_open(&mut stranger(&site, "127.0.0.3").await.unwrap(), moment).await, "there is room again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
