@@ -10,8 +10,8 @@ use crate::metrics::{self, Meter};
 use crate::qemu::{self, Watch};
 use crate::spool::Spool;
 use crate::state::StateFile;
-use crate::tls::Credentials;
-use crate::{clock, control, link, markers};
+use crate::tls::Wallet;
+use crate::{clock, control, link, markers, renew};
 use anyhow::{Context, Result, anyhow};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,14 +33,15 @@ pub fn read_config(path: &Path) -> Result<Config> {
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<()> {
     let identity = Identity::read(&config.machine_identity)?;
-    let credentials = Credentials::load(&config)?;
+    let wallet = Arc::new(Wallet::open(&config)?);
+    let host = wallet.host().to_owned();
     let dir = config.state_dir.clone();
     let state = Arc::new(StateFile::open(&dir, &identity.boot_id)?);
     // Held until the process ends: two agents on one host would each see half of the truth.
     let _lock = lock(&dir)?;
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
-    tracing::info!(host = credentials.host, boot = identity.boot_id, "medevac-agent {}", env!("CARGO_PKG_VERSION"));
+    tracing::info!(host, boot = identity.boot_id, "medevac-agent {}", env!("CARGO_PKG_VERSION"));
     let libvirt = Libvirt::new(&config.libvirt_uri, config.call_deadline).map_err(|e| anyhow!("libvirt: {e}"))?;
     let (seen_tx, seen) = mpsc::channel(INPUTS);
     let (reports_tx, reports) = mpsc::channel(INPUTS);
@@ -53,11 +54,11 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::spawn(libvirt.clone().supervise(reports_tx));
     tokio::spawn(markers::run(wants, found_tx));
     for (index, address) in config.aggregators.iter().cloned().enumerate() {
-        let (credentials, happenings, stop) = (credentials.clone(), happenings_tx.clone(), stop.clone());
+        let (wallet, happenings, stop) = (Arc::clone(&wallet), happenings_tx.clone(), stop.clone());
         let ready = ready.clone();
         tokio::spawn(async move {
             ready.cancelled().await;
-            link::run(index, address, credentials, happenings, stop).await;
+            link::run(index, address, wallet, happenings, stop).await;
         });
     }
     let mut live = medevac_metrics::Live::default();
@@ -66,6 +67,7 @@ pub async fn run(config: Config) -> Result<()> {
     let (tls, listen) = (metrics::files(&config), config.metrics.clone());
     let scrape = metrics::Scrape { live, meter: Arc::clone(&meter), tls: tls.clone() };
     tokio::spawn(medevac_metrics::serve(listen, tls, Arc::new(scrape)));
+    tokio::spawn(renew::run(config.clone(), host.clone(), stop.clone()));
     let look = Box::new(|uuid: &str| qemu::find(Path::new(PROC), uuid));
     let removed = dir.join("removed");
     let hands =
@@ -75,7 +77,7 @@ pub async fn run(config: Config) -> Result<()> {
     let version = libvirt.clone();
     let (agent, ends) = Agent::new(Parts {
         config,
-        host: credentials.host.clone(),
+        host,
         identity,
         state,
         spool,

@@ -1,8 +1,10 @@
 //! What can be typed, and the exit codes: 0 done, 1 failed, 2 a fault in the configuration or the command line.
 
 use crate::config::Config;
-use crate::{app, control, gate, give_back};
-use anyhow::Result;
+use crate::config::Transport;
+use crate::papers::Held;
+use crate::{app, control, gate, give_back, join, renew};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -41,6 +43,25 @@ enum Word {
         #[arg(long)]
         reason: String,
     },
+    /// Join a site: get this host's certificate by a token of `medevacctl token create`, and keep the address
+    Join {
+        /// HOST or HOST:PORT of the aggregator
+        address: String,
+        /// File with the token; `-` reads it from standard input
+        #[arg(long)]
+        token_file: Option<PathBuf>,
+        /// The token itself. Whoever lists the processes of this machine can read it: better a file
+        #[arg(long, conflicts_with = "token_file")]
+        token: Option<String>,
+        /// Refuse a token that is for another host than this
+        #[arg(long)]
+        host: Option<String>,
+        /// Also where this host has joined already: with a new key
+        #[arg(long)]
+        force: bool,
+    },
+    /// Renew this host's certificate now; by itself it happens when a third of its time is left
+    Renew,
     /// Wait until the hold of this boot has ended: what nova-compute's unit runs before it.
     WaitRelease,
 }
@@ -56,6 +77,11 @@ pub fn main() -> Result<()> {
         gate::wait(&cli.config);
         return Ok(());
     }
+    if let Some(Word::Join { address, token_file, token, host, force }) = cli.word {
+        let wanted = join::Wanted { address, token: join::token(token, token_file)?, host, force };
+        // There may be no configuration yet: this writes it.
+        return told(join::join(&cli.config, wanted));
+    }
     let config = match app::read_config(&cli.config) {
         Ok(config) => config,
         Err(problems) => {
@@ -69,10 +95,19 @@ pub fn main() -> Result<()> {
         return Ok(());
     }
     match cli.word {
-        None | Some(Word::WaitRelease) => run(config),
+        None | Some(Word::WaitRelease | Word::Join { .. }) => run(config),
+        Some(Word::Renew) => renew_now(&config),
         Some(Word::Release { reason }) => told(control::say(&config.state_dir, &control::Word::Release(reason))),
         Some(Word::GiveBack { reason }) => told(give_back::give_back(&config, reason)),
     }
+}
+
+fn renew_now(config: &Config) -> Result<()> {
+    let Transport::Tls(files) = &config.transport else { bail!("without TLS there is no certificate") };
+    let held = Held::read(files).context("there is no whole certificate to renew: `medevac-agent join`")?;
+    runtime()?.block_on(renew::renew(files, &config.aggregators, &held.host))?;
+    println!("{} has a new certificate; open connections live on", held.host);
+    Ok(())
 }
 
 /// The daemon, until a signal ends it.

@@ -14,6 +14,11 @@ const AGGREGATORS_MAX: usize = 8;
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
 const CALL_DEADLINE_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(30);
 
+/// Where `medevac-agent join` puts this host's certificate.
+pub const TLS_CA: &str = "/etc/medevac/tls/ca.pem";
+pub const TLS_CERT: &str = "/etc/medevac/tls/host.pem";
+pub const TLS_KEY: &str = "/etc/medevac/tls/host.key";
+
 /// One aggregator to hold a stream to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
@@ -89,7 +94,7 @@ fn port(n: u64) -> u16 {
 fn aggregators(r: &mut Reader, insecure: bool) -> Vec<Address> {
     let texts = r.strings("aggregators");
     if texts.is_empty() {
-        r.problem("aggregators", "", "must name at least one: [\"https://10.0.0.1:15869\"]");
+        r.problem("aggregators", "", "names none yet: `medevac-agent join ADDRESS --token-file FILE` writes it");
     }
     if texts.len() > AGGREGATORS_MAX {
         let message = format!("at most {AGGREGATORS_MAX} aggregators");
@@ -113,7 +118,8 @@ fn aggregators(r: &mut Reader, insecure: bool) -> Vec<Address> {
     out
 }
 
-fn address(text: &str, scheme: &str) -> Option<Address> {
+/// An aggregator as it is written: scheme, host, and a port if it is not ours.
+pub(crate) fn address(text: &str, scheme: &str) -> Option<Address> {
     let rest = text.strip_prefix(scheme)?.trim_end_matches('/');
     let (host, port) = match rest.strip_prefix('[') {
         Some(v6) => {
@@ -150,9 +156,9 @@ fn transport(r: &mut Reader, insecure: bool) -> Transport {
         r.problem("host", &format!("{host:?}"), "the certificate names this host; remove the key");
     }
     Transport::Tls(TlsFiles {
-        ca: r.path("tls.ca", None),
-        cert: r.path("tls.cert", None),
-        key: r.path("tls.key", None),
+        ca: r.path("tls.ca", Some(TLS_CA)),
+        cert: r.path("tls.cert", Some(TLS_CERT)),
+        key: r.path("tls.key", Some(TLS_KEY)),
     })
 }
 
@@ -190,7 +196,6 @@ mod tests {
         let text = "aggregators = [\"10.0.0.1\"]\nhost = \"hv1\"\n[planes]\nmgmt = \"here\"\n[libvirt]\ncall_deadlin = \"2s\"\n[spool]\nmax_mib = 0\n";
         let said = Config::parse(text).unwrap_err().to_string();
         for part in [
-            "tls.ca: must be given",
             "aggregators = \"10.0.0.1\": must be https://HOST:PORT",
             "host = \"hv1\": the certificate names this host",
             "planes.mgmt = \"here\"",

@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod ask;
 pub mod backoff;
 pub mod care;
 pub mod cli;
@@ -28,11 +29,15 @@ pub mod guests;
 pub mod hands;
 pub mod host;
 pub mod hypervisor;
+pub mod join;
 pub mod libvirt;
 pub mod link;
 pub mod markers;
 pub mod metrics;
+pub mod papers;
+pub mod pin;
 pub mod qemu;
+pub mod renew;
 pub mod spool;
 pub mod state;
 pub mod tls;

@@ -9,10 +9,11 @@
 
 use crate::backoff::Backoff;
 use crate::config::Address;
-use crate::tls::Credentials;
+use crate::tls::{Credentials, Wallet};
 use medevac_proto::session::nerve_client::NerveClient;
 use medevac_proto::session::{AgentFrame, AggregatorFrame};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -55,7 +56,7 @@ pub enum Happening {
 pub async fn run(
     index: usize,
     address: Address,
-    credentials: Credentials,
+    wallet: Arc<Wallet>,
     happenings: mpsc::Sender<(usize, Happening)>,
     stop: CancellationToken,
 ) {
@@ -63,7 +64,8 @@ pub async fn run(
     let mut said = String::new();
     while !stop.is_cancelled() && !happenings.is_closed() {
         let began = Instant::now();
-        let why = match session(index, &address, &credentials, &happenings, &stop).await {
+        // What is on the disk now: it may have been renewed or replaced since the last connection.
+        let why = match session(index, &address, &wallet.now(), &happenings, &stop).await {
             Ok(()) => "the stream ended".to_owned(),
             Err(why) => why,
         };
@@ -164,13 +166,13 @@ fn unanswered(status: &tonic::Status, credentials: &Credentials) -> String {
     }
     tracing::debug!("closed unanswered: {}", causes(status));
     "the aggregator closed the connection before it answered; if this goes on, it does not accept this host's \
-     certificate: tls.cert and tls.key must come from the same `medevac-aggregator init` as its own ca.pem. Its log \
-     names the reason beside MDV-PEER-REFUSED"
+     certificate: it has ended, or tls.cert and tls.key are not from the same `medevac-aggregator init` as its own \
+     ca.pem; `medevac-agent join --force` with a new token gets others. Its log names the reason beside MDV-PEER-REFUSED"
         .to_owned()
 }
 
 /// The text of a failed handshake, with what to do about it.
-fn advised(text: String) -> String {
+pub(crate) fn advised(text: String) -> String {
     let advice = if text.contains("not valid for name") {
         "the aggregator's certificate lacks the address that `aggregators` names: use one that it has, or make it anew \
          with `medevac-aggregator init --address`"
@@ -188,7 +190,7 @@ fn advised(text: String) -> String {
 }
 
 /// An error with everything that caused it: the transport's own text says next to nothing.
-fn causes(e: &dyn std::error::Error) -> String {
+pub(crate) fn causes(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
     let mut cause = e.source();
     while let Some(e) = cause {

@@ -18,7 +18,9 @@ use crate::fence::AgentFencer;
 use crate::grpc::registry::{Inbox, Registry, SessionAgents, Shared};
 use crate::grpc::service::NerveService;
 use crate::http::desk::{Desk, DeskReplies};
-use crate::http::{self, Api};
+use crate::http::identity::Identities;
+use crate::http::{self, Api, socket};
+use crate::keeper::Keeper;
 use crate::lease::SoloLease;
 use crate::listen::{self, TlsError};
 use crate::look::{OwnEyes, Sight};
@@ -55,6 +57,10 @@ const TURN_AT_MOST: Duration = Duration::from_millis(2);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Far below any sensible WatchdogSec; a busy loop turns hundreds of times a second.
 const FEED_EVERY: Duration = Duration::from_secs(1);
+/// What those without a certificate get: one question, a small one, and its answer.
+const STRANGERS_ANSWER: Duration = Duration::from_secs(8);
+const STRANGERS_STREAMS: u32 = 2;
+const STRANGERS_HEADERS: u32 = 8 * 1024;
 /// Time for sessions to end in order when we stop.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -162,7 +168,7 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let fence_deadline = config.longest_fence();
     let opening = Opening { state_dir: config.state_dir.clone(), machine, fence_deadline };
     let (mut store, opened) = SqliteStore::open(&opening)?;
-    let tls = config.tls.as_ref().map(listen::server_tls).transpose()?;
+    let tls = config.tls.clone().map(Keeper::new).transpose()?;
     tracing::info!(code = "MDV-START", site = %opened.site, epoch = opened.epoch.number, "the store is ours");
     let (inbox, arrived) = mpsc::channel(INBOX_MAX);
     let runtime = tokio::runtime::Handle::current();
@@ -183,7 +189,9 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let engine = Engine::start(config.settings.clone(), ports)?;
     let listener = TcpListener::bind(config.listen).await.map_err(io(format!("listen {}", config.listen)))?;
     let address = listener.local_addr().map_err(io("listen"))?;
-    let socket = bind_socket(&config.socket)?;
+    let group = socket::group_id(&config.identity.socket_group);
+    let bound = bind_socket(&config.socket, group)?;
+    let identity = Arc::new(Identities::new(registry.doors(), config.tls.clone(), config.identity.lifetime));
     let epoch = opened.epoch.number;
     let pulse = Arc::new(Pulse::new(opened.epoch, BootClock.now().wall, Arc::clone(&desk)));
     let counting = Counting { meter: Arc::clone(&meter), pulse: Arc::clone(&pulse) };
@@ -197,11 +205,12 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
         tls: tls_files.clone(),
     };
     let receivers = Arc::new(Trials::new(&config.receivers, &opened.site));
-    let api = Api { inbox: inbox.clone(), desk: Arc::clone(&desk), receivers, site: opened.site, epoch, pulse };
+    let (inbox_of, desk_of, site) = (inbox.clone(), Arc::clone(&desk), opened.site);
+    let api = Api { inbox: inbox_of, desk: desk_of, receivers, site, epoch, pulse, identity };
     let ended = spawn_loop(engine, arrived, desk, counting)?;
     tokio::spawn(medevac_metrics::serve(config.metrics.clone(), tls_files, Arc::new(scrape)));
     serve(listener, tls, Arc::clone(&registry), api.clone());
-    tokio::spawn(http::serve_socket(socket, api));
+    tokio::spawn(socket::serve(bound, api, group));
     tracing::info!(code = "MDV-LISTENING", %address, socket = %config.socket.display(), "agents and operators are served");
     Ok(Running { registry, address, inbox, ended, socket: config.socket.clone() })
 }
@@ -218,7 +227,7 @@ fn metered(ports: Ports, meter: &Arc<Meter>) -> Ports {
 
 /// Files whose ends are measured, and with which the port of the metrics is served.
 fn measured(files: &listen::TlsFiles) -> medevac_metrics::TlsFiles {
-    let listen::TlsFiles { ca, cert, key } = files.clone();
+    let listen::TlsFiles { ca, cert, key, .. } = files.clone();
     medevac_metrics::TlsFiles { ca, cert, key }
 }
 
@@ -228,13 +237,18 @@ struct Counting {
     pulse: Arc<Pulse>,
 }
 
-/// What the store knows of hosts, for those who are asked before they come back.
+/// What the store knows of hosts, for those who are asked before they come back; and who is kept out.
 fn remember(store: &mut SqliteStore, registry: &Registry) -> Result<(), StoreError> {
     for (_, record) in store.load()? {
-        if let Record::Host(host) = record
-            && let Some(boot) = host.boots.last()
-        {
-            registry.remember(host.id.clone(), boot.clone(), host.acked_seq);
+        match record {
+            Record::Host(host) => {
+                if let Some(boot) = host.boots.last() {
+                    registry.remember(host.id.clone(), boot.clone(), host.acked_seq);
+                }
+            }
+            Record::Revoked(record) => registry.bar(record.bar()),
+            Record::Barred(record) => registry.bar(record.bar()),
+            _ => {}
         }
     }
     Ok(())
@@ -306,7 +320,8 @@ impl Carrier for SessionCarrier {
     }
 }
 
-fn bind_socket(path: &Path) -> Result<UnixListener, RunError> {
+/// For root alone, or for a group, too.
+fn bind_socket(path: &Path, group: Option<u32>) -> Result<UnixListener, RunError> {
     let what = || format!("socket {}", path.display());
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(io(what()))?;
@@ -314,13 +329,22 @@ fn bind_socket(path: &Path) -> Result<UnixListener, RunError> {
     // The store is locked: whoever left this socket is gone.
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(io(what()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(io(what()))?;
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    if group.is_some() {
+        std::os::unix::fs::chown(path, None, group).map_err(io(what()))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(io(what()))?;
     Ok(listener)
 }
 
-/// Serves agents and operators on one port until the process ends.
-pub fn serve(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, registry: Arc<Registry>, api: Api) {
-    let connections = ReceiverStream::new(listen::accept(listener, tls));
+/// Serves agents and people on one port until the process ends; strangers at a counter of their own.
+pub fn serve(listener: TcpListener, tls: Option<Arc<Keeper>>, registry: Arc<Registry>, api: Api) {
+    if let Some(keeper) = &tls {
+        tokio::spawn(Arc::clone(keeper).keep());
+    }
+    let (connections, strangers) = listen::accept(listener, tls, registry.doors());
+    serve_strangers(strangers, api.clone());
+    let connections = ReceiverStream::new(connections);
     let routes = http::over_tls(api);
     let routes = Routes::from(routes).add_service(NerveService::server(registry));
     let server = Server::builder()
@@ -331,6 +355,21 @@ pub fn serve(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, regi
     tokio::spawn(async move {
         if let Err(error) = server.serve_with_incoming(connections).await {
             tracing::error!(code = "MDV-LISTENER", "the listener ended: {error}");
+        }
+    });
+}
+
+/// One small route; whoever is here has shown nothing.
+fn serve_strangers(strangers: listen::Arrivals, api: Api) {
+    let server = Server::builder()
+        .accept_http1(true)
+        .timeout(STRANGERS_ANSWER)
+        .max_concurrent_streams(STRANGERS_STREAMS)
+        .http2_max_header_list_size(STRANGERS_HEADERS)
+        .add_routes(Routes::from(http::for_strangers(api)));
+    tokio::spawn(async move {
+        if let Err(error) = server.serve_with_incoming(ReceiverStream::new(strangers)).await {
+            tracing::error!(code = "MDV-LISTENER", "nobody can join any more: {error}");
         }
     });
 }

@@ -5,6 +5,7 @@
 use crate::app::{self, RunError};
 use crate::config::{self, Config, ConfigError};
 use crate::init::{Wanted, init};
+use crate::rank::Rank;
 use crate::store::sqlite::SqliteStore;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -55,9 +56,18 @@ enum Command {
         /// Address or name under which agents reach this aggregator
         #[arg(long = "address")]
         addresses: Vec<String>,
-        /// Name of a host
+        /// Name of a host that gets its files from you; others join by `medevacctl token create`
         #[arg(long = "host")]
         hosts: Vec<String>,
+        /// Name of a person who looks
+        #[arg(long = "reader")]
+        readers: Vec<String>,
+        /// Name of a person who does the daily work
+        #[arg(long = "operator")]
+        operators: Vec<String>,
+        /// Name of a person who may everything
+        #[arg(long = "admin")]
+        admins: Vec<String>,
     },
     /// Make this machine the decider with this copy of the store, for good
     TakeOver {
@@ -93,8 +103,10 @@ pub fn main() -> ExitCode {
 
 fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
-        Some(Command::Init { dir, addresses, hosts }) => {
-            for line in init(&Wanted { dir, addresses, hosts })? {
+        Some(Command::Init { dir, addresses, hosts, readers, operators, admins }) => {
+            let of = |rank: Rank, names: Vec<String>| names.into_iter().map(move |name| (rank, name));
+            let people = of(Rank::Reader, readers).chain(of(Rank::Operator, operators)).chain(of(Rank::Admin, admins));
+            for line in init(&Wanted { dir, addresses, hosts, people: people.collect() })? {
                 println!("{line}");
             }
             Ok(())

@@ -7,9 +7,12 @@
 mod alerts;
 
 use crate::alert::Receiver;
+mod identity;
+
 use crate::fence::subprocess::{AGENTS, Device, password};
 use crate::listen::TlsFiles;
 use crate::peer::valid_name;
+pub use identity::Identity;
 use medevac_openstack::{Credentials, CredentialsProblem};
 use medevac_settings::{Problems, Reader};
 use medevac_triage::{
@@ -42,6 +45,7 @@ pub struct Config {
     pub openstack: Openstack,
     /// Who is told of alerts.
     pub receivers: Vec<Receiver>,
+    pub identity: Identity,
     pub settings: Settings,
     /// What is no fault of the file, but will be one of the site.
     pub warnings: Vec<String>,
@@ -116,6 +120,7 @@ impl Config {
         let fences = fences(r, &mut settings, &mut warnings);
         let openstack = openstack(r);
         let receivers = alerts::read(r, &mut settings, &mut warnings);
+        let identity = identity::read(r);
         let config = Self {
             listen,
             socket: r.path("socket", Some("/run/medevac/aggregator.sock")),
@@ -128,6 +133,7 @@ impl Config {
             fences,
             openstack,
             receivers,
+            identity,
             settings,
             warnings,
         };
@@ -154,7 +160,10 @@ fn tls(r: &mut Reader, listen: SocketAddr) -> Option<TlsFiles> {
         ca: r.path("tls.ca", Some("/etc/medevac/tls/ca.pem")),
         cert: r.path("tls.cert", Some("/etc/medevac/tls/aggregator.pem")),
         key: r.path("tls.key", Some("/etc/medevac/tls/aggregator.key")),
+        ca_key: PathBuf::new(),
     };
+    let beside = files.ca.with_file_name("ca.key");
+    let files = TlsFiles { ca_key: r.path("tls.ca_key", beside.to_str()), ..files };
     if !r.bool("insecure_plaintext", false) {
         return Some(files);
     }

@@ -190,6 +190,7 @@ impl Engine {
             }
             Command::Care { host, session, care } => self.ports.agents.care(&host, &session, care),
             Command::CloseSession { host, session, why } => self.ports.agents.close(&host, &session, why),
+            Command::Bar(bar) => self.ports.agents.bar(bar),
             Command::ReadPower { host, read } => self.ports.fencer.read_power(&host, read),
             Command::FenceOff { step, host } => self.ports.fencer.off(step, &host),
             Command::PowerOn { host } => self.ports.fencer.on(&host),

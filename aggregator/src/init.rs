@@ -4,13 +4,15 @@
 //! ```text
 //!   DIR/ca.pem ca.key                 the authority; ca.key never leaves this machine
 //!   DIR/aggregator.pem .key           DNS and IP names from --address
-//!   DIR/operator.pem .key             URI medevac://operator/admin
-//!   DIR/hosts/NAME.pem .key           URI medevac://host/NAME
+//!   DIR/operator.pem .key             URI medevac://admin/admin
+//!   DIR/people/NAME.pem .key          URI medevac://RANK/NAME, from --reader, --operator and --admin
+//!   DIR/hosts/NAME.pem .key           URI medevac://host/NAME, for hosts that do not join by a token
 //! ```
 //!
 //! What is there is never overwritten: run again, it adds what is missing.
 
 use crate::peer::valid_name;
+use crate::rank::Rank;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType, string::Ia5String,
@@ -22,8 +24,8 @@ use std::path::{Path, PathBuf};
 /// As long as the hardware that they name: a certificate that runs out takes
 /// the protection of its host with it.
 const YEARS: i16 = 10;
-/// Name of the one operator that `init` makes.
-const OPERATOR: &str = "admin";
+/// Name of the first person: he may everything.
+const FIRST: &str = "admin";
 /// The authority's name is the same each time, so that its key alone is enough to sign again.
 const AUTHORITY: &str = "medevac site authority";
 
@@ -42,7 +44,7 @@ pub enum InitError {
         #[source]
         source: rcgen::Error,
     },
-    #[error("{0:?} cannot be the name of a host: letters, digits, dots, dashes and underscores only")]
+    #[error("{0:?} cannot be the name of a host or a person: letters, digits, dots, dashes and underscores only")]
     BadHost(String),
     #[error("{0:?} is neither an address nor a DNS name")]
     BadAddress(String),
@@ -53,12 +55,13 @@ pub enum InitError {
 }
 
 /// What is wanted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Wanted {
     pub dir: PathBuf,
     /// Names under which agents reach the aggregator.
     pub addresses: Vec<String>,
     pub hosts: Vec<String>,
+    pub people: Vec<(Rank, String)>,
 }
 
 /// Makes what is missing; tells what was made and where it goes.
@@ -66,7 +69,8 @@ pub struct Wanted {
 /// # Errors
 /// A bad name, a directory that cannot be written, an authority without its key.
 pub fn init(wanted: &Wanted) -> Result<Vec<String>, InitError> {
-    if let Some(bad) = wanted.hosts.iter().find(|host| !valid_name(host)) {
+    let people = wanted.people.iter().map(|(_, name)| name);
+    if let Some(bad) = wanted.hosts.iter().chain(people).find(|name| !valid_name(name)) {
         return Err(InitError::BadHost(bad.clone()));
     }
     let names = server_names(&wanted.addresses)?;
@@ -77,9 +81,15 @@ pub fn init(wanted: &Wanted) -> Result<Vec<String>, InitError> {
     let authority = authority(dir, &mut told)?;
     let usage = ExtendedKeyUsagePurpose::ServerAuth;
     leaf(&authority, dir, "aggregator", names, "medevac aggregator", usage, &mut told)?;
-    let uri = vec![SanType::URI(ia5(&format!("medevac://operator/{OPERATOR}"))?)];
     let usage = ExtendedKeyUsagePurpose::ClientAuth;
-    leaf(&authority, dir, "operator", uri, &format!("operator {OPERATOR}"), usage.clone(), &mut told)?;
+    let person = |rank: Rank, name: &str| -> Result<Vec<SanType>, InitError> {
+        Ok(vec![SanType::URI(ia5(&format!("medevac://{}/{name}", rank.name()))?)])
+    };
+    leaf(&authority, dir, "operator", person(Rank::Admin, FIRST)?, FIRST, usage.clone(), &mut told)?;
+    for (rank, name) in &wanted.people {
+        make_dir(&dir.join("people"))?;
+        leaf(&authority, &dir.join("people"), name, person(*rank, name)?, name, usage.clone(), &mut told)?;
+    }
     for host in &wanted.hosts {
         let names = vec![SanType::URI(ia5(&format!("medevac://host/{host}"))?), SanType::DnsName(ia5(host)?)];
         leaf(&authority, &dir.join("hosts"), host, names, host, usage.clone(), &mut told)?;
@@ -102,10 +112,13 @@ fn what_next(dir: &Path, hosts: &[String]) -> Vec<String> {
             "  {host:<14} to /etc/medevac/tls/ there: {dir}/ca.pem, {dir}/hosts/{host}.pem as host.pem, {dir}/hosts/{host}.key as host.key"
         ));
     }
+    if hosts.is_empty() {
+        next.push("  each host      nothing: it joins by a token of `medevacctl token create --host NAME`".to_owned());
+    }
     next.push(format!(
-        "  your machine   {dir}/ca.pem, {dir}/operator.pem, {dir}/operator.key for medevacctl --address"
+        "  your machine   {dir}/ca.pem, {dir}/operator.pem, {dir}/operator.key for medevacctl --address: it may everything"
     ));
-    next.push(format!("  nowhere else   {dir}/ca.key: whoever has it can be any host"));
+    next.push(format!("  nowhere else   {dir}/ca.key: whoever has it can be any host and any person"));
     next
 }
 
@@ -247,7 +260,9 @@ mod tests {
 
     fn wanted(dir: &Path, hosts: &[&str]) -> Wanted {
         let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
-        Wanted { dir: dir.to_owned(), addresses: vec!["10.77.1.1:15869".into(), "agg.example".into()], hosts }
+        let people = vec![(Rank::Reader, "bob".to_owned())];
+        let addresses = vec!["10.77.1.1:15869".into(), "agg.example".into()];
+        Wanted { dir: dir.to_owned(), addresses, hosts, people }
     }
 
     #[test]
@@ -256,12 +271,12 @@ mod tests {
         init(&wanted(dir.path(), &["hv1"])).unwrap();
         let read = |file: &str| vec![CertificateDer::from_pem_file(dir.path().join(file)).unwrap()];
         assert_eq!(role(&read("hosts/hv1.pem")).unwrap(), Role::Host("hv1".into()));
-        assert_eq!(role(&read("operator.pem")).unwrap(), Role::Operator("admin".into()));
+        assert_eq!(role(&read("operator.pem")).unwrap(), Role::Person(Rank::Admin, "admin".into()));
+        assert_eq!(role(&read("people/bob.pem")).unwrap(), Role::Person(Rank::Reader, "bob".into()));
         assert!(role(&read("aggregator.pem")).is_err());
-        let file = |name: &str| dir.path().join(name);
-        let files = TlsFiles { ca: file("ca.pem"), cert: file("aggregator.pem"), key: file("aggregator.key") };
+        let files = TlsFiles::in_dir(dir.path());
         server_tls(&files).unwrap();
-        let wrong = TlsFiles { key: file("operator.key"), ..files };
+        let wrong = TlsFiles { key: dir.path().join("operator.key"), ..files };
         assert!(server_tls(&wrong).unwrap_err().to_string().contains("do not fit"));
     }
 
@@ -269,7 +284,7 @@ mod tests {
     fn keys_are_for_their_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         init(&wanted(dir.path(), &["hv1"])).unwrap();
-        for key in ["ca.key", "aggregator.key", "operator.key", "hosts/hv1.key"] {
+        for key in ["ca.key", "aggregator.key", "operator.key", "hosts/hv1.key", "people/bob.key"] {
             assert_eq!(std::fs::metadata(dir.path().join(key)).unwrap().mode() & 0o777, 0o600, "{key}");
         }
     }

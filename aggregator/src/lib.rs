@@ -5,16 +5,19 @@
 
 pub mod alert;
 pub mod app;
+pub mod authority;
 pub mod cli;
 pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod crash;
+pub mod doors;
 pub mod engine;
 pub mod fence;
 pub mod grpc;
 pub mod http;
 pub mod init;
+pub mod keeper;
 pub mod lease;
 pub mod listen;
 mod lobby;
@@ -23,4 +26,5 @@ pub mod metrics;
 pub mod peer;
 pub mod ports;
 pub mod pulse;
+pub mod rank;
 pub mod store;

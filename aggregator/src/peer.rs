@@ -1,8 +1,10 @@
 //! Who a peer is: what its certificate says, and nothing else.
 //!
-//! A host's certificate carries the URI `medevac://host/NAME`, an operator's
-//! `medevac://operator/NAME`. A certificate of our CA without either is nobody.
+//! A host's certificate carries the URI `medevac://host/NAME`, a person's
+//! `medevac://RANK/NAME`, where the rank is reader, operator or admin. A
+//! certificate of our CA without one of these is nobody.
 
+use crate::rank::Rank;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -14,8 +16,10 @@ pub const NAME_MAX: usize = 255;
 pub enum Role {
     /// An agent: may hold a session for this host.
     Host(String),
-    /// A person: may use the API.
-    Operator(String),
+    /// A person: may use the API, as far as his rank goes.
+    Person(Rank, String),
+    /// Whoever shows no certificate: may ask to join, and nothing else.
+    Stranger,
 }
 
 /// Why a certificate names nobody.
@@ -26,11 +30,27 @@ pub enum PeerError {
     #[error("the certificate cannot be read: {0}")]
     Unreadable(String),
     #[error(
-        "the certificate has no URI medevac://host/NAME or medevac://operator/NAME; make one with `medevac-aggregator init`"
+        "the certificate has no URI medevac://host/NAME, medevac://reader/NAME, medevac://operator/NAME or \
+         medevac://admin/NAME; make one with `medevac-aggregator init`"
     )]
     Nobody,
     #[error("the certificate names {0} roles; exactly one is allowed")]
     Many(usize),
+}
+
+/// The person whom `init` called an operator before there were ranks: he may what he could then.
+const FIRST_OPERATOR: &str = "admin";
+
+/// Reads the serial number from the first certificate of a chain: hex, lower case, whole bytes.
+pub fn serial(chain: &[CertificateDer<'_>]) -> String {
+    let read = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+    read.map(|(_, certificate)| shown_serial(certificate.raw_serial())).unwrap_or_default()
+}
+
+/// As people write it, without the byte that only keeps it positive.
+pub fn shown_serial(raw: &[u8]) -> String {
+    let bytes = if raw.len() > 1 { raw.strip_prefix(&[0]).unwrap_or(raw) } else { raw };
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads the role from the first certificate of a verified chain.
@@ -61,8 +81,8 @@ fn from_uri(uri: &str) -> Option<Role> {
     }
     match kind {
         "host" => Some(Role::Host(name.to_owned())),
-        "operator" => Some(Role::Operator(name.to_owned())),
-        _ => None,
+        "operator" if name == FIRST_OPERATOR => Some(Role::Person(Rank::Admin, name.to_owned())),
+        rank => Some(Role::Person(Rank::parse(rank)?, name.to_owned())),
     }
 }
 
@@ -78,9 +98,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_serial_number_is_shown_without_the_byte_that_keeps_it_positive() {
+        assert_eq!(shown_serial(&[0, 0xfe, 1]), "fe01");
+        assert_eq!(shown_serial(&[0x7f, 0]), "7f00");
+        assert_eq!(shown_serial(&[0]), "00");
+        assert_eq!(serial(&[]), "");
+    }
+
+    #[test]
     fn a_role_is_read_from_the_uri_alone() {
         assert_eq!(from_uri("medevac://host/hv1"), Some(Role::Host("hv1".into())));
-        assert_eq!(from_uri("medevac://operator/ann"), Some(Role::Operator("ann".into())));
+        let person = |rank, name: &str| Some(Role::Person(rank, name.into()));
+        assert_eq!(from_uri("medevac://reader/bob"), person(Rank::Reader, "bob"));
+        assert_eq!(from_uri("medevac://operator/ann"), person(Rank::Operator, "ann"));
+        assert_eq!(from_uri("medevac://admin/eve"), person(Rank::Admin, "eve"));
+        assert_eq!(from_uri("medevac://operator/admin"), person(Rank::Admin, "admin"), "of an earlier init");
         assert_eq!(from_uri("medevac://root/hv1"), None);
         assert_eq!(from_uri("https://host/hv1"), None);
         assert_eq!(from_uri("medevac://host/"), None);

@@ -10,7 +10,8 @@
 
 use futures::future::BoxFuture;
 use medevac_triage::{
-    BootId, Care, Change, CloudAct, Epoch, HostId, Key, Letter, Now, Order, PlaneId, Record, Reply, SessionId, StepId,
+    Bar, BootId, Care, Change, CloudAct, Epoch, HostId, Key, Letter, Now, Order, PlaneId, Record, Reply, SessionId,
+    StepId,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -77,6 +78,8 @@ pub trait Agents: Send {
     fn acknowledge(&mut self, host: &HostId, session: &SessionId, boot: &BootId, seq: u64);
     fn care(&mut self, host: &HostId, session: &SessionId, care: Care);
     fn close(&mut self, host: &HostId, session: &SessionId, why: &'static str);
+    /// Ends what the barred have open; from now on nothing of theirs is let in.
+    fn bar(&mut self, bar: Bar);
 }
 
 /// Where instances are started and removed. Plain libvirt goes through the agents.

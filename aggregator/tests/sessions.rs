@@ -11,7 +11,8 @@ use medevac_aggregator::engine::Input;
 use medevac_aggregator::grpc::registry::{Registry, SessionAgents, Shared};
 use medevac_aggregator::http::Api;
 use medevac_aggregator::http::desk::Desk;
-use medevac_aggregator::listen::server_tls;
+use medevac_aggregator::http::identity::Identities;
+use medevac_aggregator::keeper::Keeper;
 use medevac_aggregator::ports::{Agents, ProbeKeys};
 use medevac_aggregator::pulse::Pulse;
 use medevac_proto::session::agent_frame::Body;
@@ -53,8 +54,9 @@ impl Site {
         let epoch = Epoch { number: 5, start: "start".into() };
         let pulse = Arc::new(Pulse::new(epoch, Wall(0), Arc::clone(&desk)));
         let receivers = Arc::new(Trials::new(&[], "site-a"));
-        let api = Api { inbox, desk, receivers, site: "site-a".into(), epoch: 5, pulse };
-        app::serve(listener, Some(server_tls(&files).unwrap()), Arc::clone(&registry), api);
+        let identity = Arc::new(Identities::new(registry.doors(), Some(files.clone()), Duration::from_secs(60)));
+        let api = Api { inbox, desk, receivers, site: "site-a".into(), epoch: 5, pulse, identity };
+        app::serve(listener, Some(Keeper::new(files).unwrap()), Arc::clone(&registry), api);
         Self { dir, address, registry, seen }
     }
 

@@ -30,7 +30,7 @@ pub struct Args {
 /// How to reach the aggregator.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Reach {
-    /// The unix socket of an aggregator on this machine (root only)
+    /// The unix socket of an aggregator on this machine (root, and members of its `socket_group`)
     #[arg(long, global = true, default_value = SOCKET, conflicts_with = "address")]
     pub socket: PathBuf,
     /// HOST:PORT of an aggregator elsewhere; needs --ca, --cert and --key
@@ -177,6 +177,20 @@ pub enum Verb {
     /// End an instance's wait for hosts that nobody has heard for long and that never showed it running.
     /// Your word that it runs on none of them: be sure. A host that did show it needs `confirm-fenced`
     Recover(Instance),
+    /// Whom to let in: tokens by which machines join
+    Token {
+        #[command(subcommand)]
+        what: Token,
+    },
+    /// Who may join, and whose certificates were revoked
+    Identity,
+    /// A host's certificates, or one by its serial number, are no longer welcome: what they opened ends
+    Revoke {
+        /// HOST, or a serial number of 16 hex digits or more
+        whose: String,
+        #[command(flatten)]
+        why: Why,
+    },
     /// A host that is gone for good, or whose machine was replaced: whoever joins by its name is a new one
     Forget(Host),
 }
@@ -191,6 +205,28 @@ pub enum AlertWord {
         #[command(flatten)]
         why: Why,
     },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Token {
+    /// One token for each host: shown once, good for one machine, for `medevac-agent join` there
+    Create(NewTokens),
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct NewTokens {
+    /// Name that the machine will have; may be given several times
+    #[arg(long = "host", required_unless_present = "hosts_file")]
+    pub hosts: Vec<String>,
+    /// File with one name on each line; `-` reads standard input
+    #[arg(long = "hosts", value_name = "FILE")]
+    pub hosts_file: Option<PathBuf>,
+    /// How long it is good for: 30m, 1h, 168h at most
+    #[arg(long, default_value = "1h")]
+    pub ttl: String,
+    /// Why you do this; it is kept
+    #[arg(long, default_value = "to join")]
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, ClapArgs)]

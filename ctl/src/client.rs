@@ -82,7 +82,7 @@ impl Client {
     ///
     /// # Errors
     /// Not reachable, or refused.
-    pub async fn post(&self, path: &str, body: &impl serde::Serialize) -> Result<String, Stop> {
+    pub async fn ask(&self, path: &str, body: &impl serde::Serialize) -> Result<String, Stop> {
         let body = serde_json::to_string(body).map_err(|error| Stop::Usage(error.to_string()))?;
         let answer = self.call(Method::POST, path, Some(body)).await?;
         if answer.status.is_success() { Ok(answer.text) } else { Err(failed(&answer)) }
@@ -94,9 +94,17 @@ impl Client {
     /// Not reachable, or not understood.
     pub async fn speak(&self, request: &VerbRequest) -> Result<Answer, Stop> {
         let body = serde_json::to_string(request).map_err(|error| Stop::Usage(error.to_string()))?;
-        let answer = self.call(Method::POST, "/api/v1/verbs", Some(body)).await?;
+        let answer = self.post("/api/v1/verbs", body).await?;
         let told = serde_json::from_str::<VerbAnswer>(&answer.text).is_ok();
         if told { Ok(answer) } else { Err(failed(&answer)) }
+    }
+
+    /// Posts what is no verb; the answer as it came.
+    ///
+    /// # Errors
+    /// Not reachable.
+    pub async fn post(&self, path: &str, body: String) -> Result<Answer, Stop> {
+        self.call(Method::POST, path, Some(body)).await
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer, Stop> {
@@ -116,7 +124,7 @@ impl Client {
             cause = deeper;
         }
         let hint = if self.base.starts_with("http:") {
-            "is medevac-aggregator running here, and are you root? `systemctl status medevac-aggregator`; \
+            "is medevac-aggregator running here, and are you root, or in its group? `systemctl status medevac-aggregator`; \
              for an aggregator elsewhere use --address with --ca, --cert and --key"
         } else {
             "is the address right, does the certificate come from the aggregator's `init`, is the port open?"
@@ -148,7 +156,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Stop> {
 }
 
 /// What an error body says, as the right kind of end.
-fn failed(answer: &Answer) -> Stop {
+pub fn failed(answer: &Answer) -> Stop {
     let message = match serde_json::from_str::<ErrorBody>(&answer.text) {
         Ok(body) if !body.message.is_empty() => format!("{} ({})", body.message, body.code),
         _ => format!(

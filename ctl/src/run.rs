@@ -1,7 +1,7 @@
 //! From what was typed to what is asked and printed.
 
-use crate::cli::{AlertWord, Args, Mode, Reach, Switch, Verb, Why};
-use crate::client::{Client, Stop};
+use crate::cli::{AlertWord, Args, Mode, NewTokens, Reach, Switch, Token, Verb, Why};
+use crate::client::{Client, Stop, failed};
 use crate::show;
 use medevac_proto::rest::{self, VerbAnswer, VerbRequest};
 use serde::de::DeserializeOwned;
@@ -41,6 +41,8 @@ pub async fn run(args: Args) -> Result<(), Stop> {
         }
         Verb::Alert(AlertWord::Test { receiver }) => session.try_receivers(receiver).await,
         Verb::Audit => session.read("/api/v1/audit", |said: Vec<rest::Said>| show::audit(&said)).await,
+        Verb::Identity => session.read("/api/v1/identity", |kept: rest::Identity| show::identity(&kept)).await,
+        Verb::Token { what: Token::Create(wanted) } => session.make_tokens(wanted).await,
         Verb::Explain { id } if id == "matrix" => {
             session.read("/api/v1/matrix", |rows: Vec<rest::MatrixRow>| show::matrix(&rows)).await
         }
@@ -85,7 +87,7 @@ impl Session {
 
     /// A receiver that did not take it makes this fail.
     async fn try_receivers(&self, receiver: Option<String>) -> Result<(), Stop> {
-        let text = self.client.post("/api/v1/alerts/test", &rest::TrialRequest { receiver }).await?;
+        let text = self.client.ask("/api/v1/alerts/test", &rest::TrialRequest { receiver }).await?;
         let trials: Vec<rest::Trial> = parse(&text)?;
         if self.json {
             out(&text)?
@@ -115,6 +117,21 @@ impl Session {
             (false, true) => Err(Stop::Refused(String::new())),
             (false, false) => Err(Stop::Refused(format!("refused ({}): {}", told.refused, told.text))),
         }
+    }
+
+    /// The tokens go to standard output, one host a line, for programs; what to do with them does not.
+    async fn make_tokens(&self, wanted: NewTokens) -> Result<(), Stop> {
+        let body = serde_json::to_string(&tokens(wanted)?).map_err(|error| Stop::Usage(error.to_string()))?;
+        let answer = self.client.post("/api/v1/tokens", body).await?;
+        if !answer.status.is_success() {
+            return Err(failed(&answer));
+        }
+        if self.json {
+            return out(&answer.text);
+        }
+        let made: rest::TokensAnswer = parse(&answer.text)?;
+        eprintln!("on each host, as root: medevac-agent join ADDRESS --token-file -    (and paste its token)");
+        out(&show::tokens(&made))
     }
 
     /// Before `act`: what it will then be allowed to do, and where it cannot.
@@ -178,9 +195,30 @@ fn request(verb: Verb) -> Result<(rest::Verb, Why), Stop> {
         Verb::Forget(of) => (rest::Verb::Forget { host: of.host }, of.why),
         Verb::Alert(AlertWord::Retry { receiver, why }) => (rest::Verb::RetryAlerts { receiver }, why),
         Verb::Alert(AlertWord::Test { .. }) | Verb::Alerts { .. } => return Err(no_verb()),
+        Verb::Revoke { whose, why } => (rest::Verb::Revoke { whose }, why),
+        Verb::Token { .. } | Verb::Identity => return Err(no_verb()),
         Verb::Status | Verb::Hosts | Verb::Instances { .. } | Verb::Incidents { .. } => return Err(no_verb()),
         Verb::Incident { .. } | Verb::Explain { .. } | Verb::Audit => return Err(no_verb()),
     })
+}
+
+/// What is asked for; each name once.
+fn tokens(wanted: NewTokens) -> Result<rest::TokensRequest, Stop> {
+    let mut hosts = wanted.hosts;
+    if let Some(path) = wanted.hosts_file {
+        let text = match path.as_os_str() == "-" {
+            true => std::io::read_to_string(std::io::stdin()),
+            false => std::fs::read_to_string(&path),
+        };
+        let text = text.map_err(|error| Stop::Usage(format!("{}: {error}", path.display())))?;
+        let names = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        hosts.extend(names.map(str::to_owned));
+    }
+    hosts.sort();
+    hosts.dedup();
+    let message = || format!("--ttl {}: a time such as 30m, 1h or 24h", wanted.ttl);
+    let ttl = medevac_settings::parse_duration(&wanted.ttl).ok_or_else(|| Stop::Usage(message()))?;
+    Ok(rest::TokensRequest { hosts, ttl_s: ttl.as_secs(), reason: wanted.reason })
 }
 
 fn no_verb() -> Stop {
@@ -222,6 +260,7 @@ mod tests {
             ("power-on hv1", r#"{"verb":"power-on","host":"hv1"}"#),
             ("pin-device hv1", r#"{"verb":"pin-device","host":"hv1"}"#),
             ("retry inc-7", r#"{"verb":"retry","incident":"inc-7"}"#),
+            ("revoke hv1", r#"{"verb":"revoke","whose":"hv1"}"#),
             ("forget hv1", r#"{"verb":"forget","host":"hv1"}"#),
             ("alert retry ops", r#"{"verb":"retry-alerts","receiver":"ops"}"#),
             ("unprotect u", r#"{"verb":"unprotect","instance":"u"}"#),
@@ -229,6 +268,21 @@ mod tests {
         for (words, body) in cases {
             assert_eq!(serde_json::to_string(&typed(words).0).unwrap(), body);
         }
+    }
+
+    #[test]
+    fn names_of_hosts_come_from_the_command_line_and_from_a_file_each_once() {
+        let path = std::env::temp_dir().join(format!("medevacctl-hosts-{}", std::process::id()));
+        std::fs::write(&path, "# rack 2\nhv2\n\n hv1 \n").unwrap();
+        let words =
+            ["medevacctl", "token", "create", "--host", "hv1", "--hosts", path.to_str().unwrap(), "--ttl", "30m"];
+        let Verb::Token { what: Token::Create(wanted) } = Args::try_parse_from(words).unwrap().verb else { panic!() };
+        let request = tokens(wanted.clone()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((request.hosts, request.ttl_s), (vec!["hv1".to_owned(), "hv2".to_owned()], 1800));
+        let bad = NewTokens { hosts_file: None, ttl: "soon".into(), ..wanted };
+        assert!(matches!(tokens(bad), Err(Stop::Usage(text)) if text.contains("30m")));
+        assert!(Args::try_parse_from(["medevacctl", "token", "create"]).is_err(), "for whom?");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Bodies as tables for people. Pure: values in, text out.
 
 use medevac_proto::rest::{
-    Explanation, Host, Incident, IncidentHead, Instance, MatrixRow, Said, SentAlert, Status, Trial,
+    Explanation, Host, Identity, Incident, IncidentHead, Instance, MatrixRow, Said, SentAlert, Status, TokensAnswer,
+    Trial,
 };
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
@@ -200,6 +201,34 @@ pub fn audit(said: &[Said]) -> String {
     let row =
         |one: &Said| vec![time(one.wall_ms), one.by.clone(), one.said.clone(), one.reason.clone(), one.result.clone()];
     table(&["TIME", "WHO", "SAID", "BECAUSE", "RESULT"], said.iter().map(row))
+}
+
+/// One host a line, for whoever hands them out.
+pub fn tokens(made: &TokensAnswer) -> String {
+    made.tokens.iter().map(|one| format!("{} {}", one.host, one.token)).collect::<Vec<_>>().join("\n")
+}
+
+/// Who may join, and who was revoked.
+pub fn identity(kept: &Identity) -> String {
+    let token = |one: &medevac_proto::rest::OpenToken| {
+        let ends = if one.state == "open" { duration(one.ends_in_ms) } else { "-".into() };
+        vec![one.id.clone(), one.host.clone(), one.state.clone(), ends]
+    };
+    let revoked = |one: &medevac_proto::rest::Revocation| {
+        let since = if one.since.is_empty() { "-".into() } else { one.since.join(" ") };
+        vec![one.whose.clone(), time(one.wall_ms), one.why.clone(), since]
+    };
+    let mut parts = Vec::new();
+    if kept.tokens.is_empty() && kept.revoked.is_empty() {
+        return "no tokens, and nobody was revoked".into();
+    }
+    if !kept.tokens.is_empty() {
+        parts.push(table(&["TOKEN", "HOST", "STATE", "ENDS IN"], kept.tokens.iter().map(token)));
+    }
+    if !kept.revoked.is_empty() {
+        parts.push(table(&["REVOKED", "SINCE", "WHY", "WELCOME AGAIN"], kept.revoked.iter().map(revoked)));
+    }
+    parts.join("\n\n")
 }
 
 /// What a person agrees to with `mode SEGMENT act`.

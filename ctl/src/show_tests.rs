@@ -173,3 +173,14 @@ fn a_changed_row_of_the_matrix_shows_its_default_and_what_it_may_not_be() {
         assert!(shown.contains(part), "{shown}");
     }
 }
+
+#[test]
+fn tokens_and_revocations_are_shown_and_no_secret_is() {
+    use medevac_proto::rest::{Identity, OpenToken, Revocation};
+    assert_eq!(identity(&Identity::default()), "no tokens, and nobody was revoked");
+    let token = OpenToken { id: "a1".into(), host: "hv1".into(), state: "open".into(), ends_in_ms: 300_000 };
+    let revoked = Revocation { whose: "hv2".into(), why: "stolen (root)".into(), ..Revocation::default() };
+    let told = identity(&Identity { tokens: vec![token], revoked: vec![revoked] });
+    assert!(told.contains("a1     hv1   open   5 min"), "{told}");
+    assert!(told.contains("hv2      1970-01-01 00:00:00Z  stolen (root)  -"), "{told}");
+}

@@ -1,7 +1,7 @@
 //! Logins, ages of tokens, and pauses.
 
 use super::*;
-use crate::secret::Secret;
+use medevac_settings::Secret;
 
 /// Good for an hour.
 fn token(got: Instant) -> Arc<Token> {

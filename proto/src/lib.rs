@@ -2,6 +2,7 @@
 //! (gRPC, [`session`]) and the bodies of the native API ([`rest`]).
 
 pub mod rest;
+pub mod token;
 
 /// The agent session, generated from `proto/medevac/v1/session.proto`.
 #[allow(missing_debug_implementations, clippy::all)]
@@ -18,7 +19,12 @@ pub const PORT: u16 = 15869;
 
 /// By which a domain XML is named on the wire and in the store: SHA-256, in hex.
 pub fn text_hash(text: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    bytes_hash(text.as_bytes())
+}
+
+/// SHA-256, in hex.
+pub fn bytes_hash(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

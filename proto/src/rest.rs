@@ -280,6 +280,10 @@ pub enum Verb {
     RetryAlerts {
         receiver: String,
     },
+    /// Of a host, or of one certificate by its serial number.
+    Revoke {
+        whose: String,
+    },
 }
 
 /// One row of `GET /api/v1/audit`: an operator's word, obeyed or refused.
@@ -294,6 +298,88 @@ pub struct Said {
     pub done: bool,
     /// What it came to, or by which rule it was refused.
     pub result: String,
+}
+
+/// `POST /api/v1/tokens`: lets machines join, each under one name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokensRequest {
+    pub hosts: Vec<String>,
+    pub ttl_s: u64,
+    pub reason: String,
+}
+
+/// Its answer, told once: the aggregator keeps hashes. Never printed by chance.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_debug_implementations)]
+pub struct TokensAnswer {
+    pub tokens: Vec<MadeToken>,
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_debug_implementations)]
+pub struct MadeToken {
+    pub host: String,
+    pub token: String,
+    pub ends_wall_ms: u64,
+}
+
+/// `POST /api/v1/join`: a machine that has a token wants a certificate. Never printed by chance.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_debug_implementations)]
+pub struct JoinRequest {
+    pub token: String,
+    /// The name that it wants; empty: whatever the token says.
+    #[serde(default)]
+    pub host: String,
+    /// A signing request in PEM, of which only the public key counts.
+    pub request: String,
+}
+
+/// `POST /api/v1/renew`: a host, by its certificate, wants the next one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    pub request: String,
+}
+
+/// What came of either.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Joined {
+    pub host: String,
+    /// In PEM, as is `ca`: every authority that the site trusts.
+    pub certificate: String,
+    pub ca: String,
+    /// The aggregator's clock: one that differs much spoils certificates.
+    pub wall_ms: u64,
+}
+
+/// `GET /api/v1/identity`: who may join, and who may no longer speak.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    pub tokens: Vec<OpenToken>,
+    pub revoked: Vec<Revocation>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OpenToken {
+    /// Its number; the rest of it is kept nowhere.
+    pub id: String,
+    pub host: String,
+    /// "open", "used" or "expired".
+    pub state: String,
+    pub ends_in_ms: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// A host, or the serial number of a certificate.
+    pub whose: String,
+    pub why: String,
+    pub wall_ms: u64,
+    /// Certificates made for this host since then, which are welcome.
+    pub since: Vec<String>,
 }
 
 /// The answer to a verb.

@@ -19,7 +19,9 @@ mod nearest;
 mod node;
 mod problem;
 mod reader;
+mod secret;
 
 pub use duration::{parse as parse_duration, show as show_duration};
 pub use problem::{Problem, Problems};
 pub use reader::Reader;
+pub use secret::Secret;

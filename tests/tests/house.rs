@@ -193,6 +193,18 @@ fn judged(protect_all: bool, ha: Option<medevac_triage::Ha>, tenant: Option<&str
     judge(protect_all, &[rule], &facts).protected.value
 }
 
+/// Who may what is read where people look, and it is what the code lets them do.
+#[test]
+fn the_table_of_ranks_in_the_documents_is_the_one_in_the_code() {
+    use medevac_aggregator::rank::{Rank, VERBS};
+    let page = page("operating.md");
+    for rank in [Rank::Operator, Rank::Admin] {
+        let verbs = VERBS.iter().filter(|(_, of)| *of == rank).map(|(verb, _)| format!("`{verb}`"));
+        let row = format!("| {} | {} |", rank.name(), verbs.collect::<Vec<_>>().join(", "));
+        assert!(page.contains(&row), "docs/operating.md lacks this row:\n{row}");
+    }
+}
+
 /// What operators read about lost networks is what the code does.
 #[test]
 fn the_action_matrix_in_the_documents_is_the_one_in_the_code() {

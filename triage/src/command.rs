@@ -3,6 +3,7 @@
 
 use crate::cloud::CloudAct;
 use crate::id::{BootId, HostId, InstanceId, PlaneId, SessionId, StepId};
+use crate::identity::Bar;
 use crate::letters::Letter;
 use crate::record::Change;
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,6 +122,8 @@ pub enum Command {
         session: SessionId,
         why: &'static str,
     },
+    /// Keep these out from now on, and end what they have open.
+    Bar(Bar),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -178,6 +181,7 @@ impl Command {
             Command::Cloud(act) => act.name(),
             Command::Tell { .. } => "tell",
             Command::CloseSession { .. } => "close-session",
+            Command::Bar(_) => "bar",
         }
     }
 }

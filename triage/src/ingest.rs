@@ -59,6 +59,7 @@ impl Triage {
             }
             Observation::OrderAnswered { host, step, outcome } => self.take_order_answer(&host, step, outcome),
             Observation::OperatorSpoke { token, by, reason, word } => self.take_word(token, &by, &reason, word),
+            Observation::CertificateAsked { token, ask } => self.take_certificate_ask(token, &ask),
             Observation::CloudSpoke(news) => self.take_cloud_news(news),
             Observation::LetterAnswered { receiver, alert, revision, delivery } => {
                 self.letter_answered(&receiver, alert, revision, delivery)

@@ -31,6 +31,7 @@ mod fencing;
 mod gone;
 mod homes;
 mod id;
+mod identity;
 mod incident;
 mod ingest;
 mod inventory;
@@ -72,6 +73,9 @@ pub use cloud::{
 pub use command::{Care, Command, Decision, Note, Order, Refusal, Reply};
 pub use evidence::Doubt;
 pub use id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
+pub use identity::{
+    AskedBy, Bar, BarredRecord, CertificateAsk, IdentityView, NewToken, RevokedRecord, TokenRecord, Used, Whose,
+};
 pub use lacks::Lack;
 pub use letters::{Delivery, Letter, Receiver};
 pub use matrix::{Act, Loss, Matrix, ROWS as MATRIX_ROWS, Row, Unfit, names as action_names};
@@ -142,6 +146,7 @@ pub struct Triage {
     /// Instances to be looked at again: fallen, or shown in two places.
     look_at: BTreeSet<InstanceId>,
     next_ask: u64,
+    token_ends: identity::TokenEnds,
     care_is_stale: bool,
     /// Some host may belong to another segment.
     segments_are_stale: bool,
@@ -183,6 +188,7 @@ impl Triage {
             restarted: BTreeMap::new(),
             look_at: BTreeSet::new(),
             next_ask: 1,
+            token_ends: identity::TokenEnds::new(),
             care_is_stale: true,
             segments_are_stale: true,
             deposed: None,
@@ -207,6 +213,7 @@ impl Triage {
             self.work.insert(id, Work::resumed(now));
         }
         self.look_at = self.durable.instances.iter().filter(|i| i.wanted).map(|i| i.id.clone()).collect();
+        self.take_up_tokens();
         for segment in self.durable.segments.iter() {
             self.shots.extend(segment.shot.iter().map(|host| (segment.id.clone(), host.clone(), now)));
         }

@@ -4,8 +4,10 @@
 use crate::alert::AlertId;
 use crate::cloud::CloudNews;
 use crate::id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
+use crate::identity::{CertificateAsk, NewToken, Whose, names};
 use crate::letters::Delivery;
 use crate::record::Mode;
+use crate::time::shown;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -79,6 +81,11 @@ pub enum Observation {
         alert: AlertId,
         revision: u32,
         delivery: Delivery,
+    },
+    /// Somebody wants to join, or to go on being the host that he is.
+    CertificateAsked {
+        token: u64,
+        ask: CertificateAsk,
     },
     /// The cloud's control plane told something.
     CloudSpoke(CloudNews),
@@ -380,6 +387,13 @@ pub enum Word {
     RetryAlerts {
         receiver: String,
     },
+    MakeTokens {
+        tokens: Vec<NewToken>,
+        ttl: Duration,
+    },
+    Revoke {
+        whose: Whose,
+    },
 }
 
 /// As it would be typed, without the reason.
@@ -408,6 +422,11 @@ impl fmt::Display for Word {
             Word::Recover { instance } => write!(f, "recover {instance}"),
             Word::Forget { host } => write!(f, "forget {host}"),
             Word::RetryAlerts { receiver } => write!(f, "alert retry {receiver}"),
+            Word::MakeTokens { tokens, ttl } => {
+                let hosts = names(tokens.iter().map(|token| &token.host));
+                write!(f, "token create for {hosts}, for {}", shown(*ttl))
+            }
+            Word::Revoke { whose } => write!(f, "revoke {whose}"),
         }
     }
 }

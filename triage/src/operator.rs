@@ -46,18 +46,16 @@ impl Triage {
             Err(refusal) => format!("refused, {}: {}", refusal.name, refusal.text),
         };
         self.note("MDV-OPERATOR", false, format!("{by} said `{said}` because '{reason}': {result}"));
+        let (by, reason, done) = (by.to_owned(), reason.to_owned(), answer.is_ok());
+        self.keep(WordRecord { by, said, reason, result, done, ..WordRecord::default() });
+    }
+
+    /// Numbers and dates a word, and lets the oldest go.
+    pub(crate) fn keep(&mut self, word: WordRecord) {
         let site = self.durable.site();
         let number = site.words + 1;
         self.durable.site.put(SiteRecord { words: number, ..site });
-        self.durable.words.put(WordRecord {
-            number,
-            wall: self.now.wall,
-            by: by.to_owned(),
-            said,
-            reason: reason.to_owned(),
-            result,
-            done: answer.is_ok(),
-        });
+        self.durable.words.put(WordRecord { number, wall: self.now.wall, ..word });
         self.durable.words.remove(&number.saturating_sub(WORDS_KEPT));
     }
 
@@ -83,6 +81,8 @@ impl Triage {
             Word::Recover { instance } => self.recover(&instance, by, reason),
             Word::Forget { host } => self.forget(&host),
             Word::RetryAlerts { receiver } => self.retry_letters(&receiver),
+            Word::MakeTokens { tokens, ttl } => self.make_tokens(tokens, ttl),
+            Word::Revoke { whose } => self.revoke(&whose, by, reason),
         }
     }
 

@@ -5,6 +5,7 @@
 use crate::alert::AlertRecord;
 use crate::cloud::ServiceHold;
 use crate::id::{BootId, HostId, IncidentId, InstanceId, PlaneId, SegmentId, StepId};
+use crate::identity::{BarredRecord, RevokedRecord, TokenRecord};
 use crate::observation::{Disk, Parting, RunState, StopReason};
 use crate::reserve::Taken;
 use crate::time::Wall;
@@ -37,6 +38,9 @@ pub enum Record {
     Outcome(OutcomeRecord),
     Heard(HeardRecord),
     Alert(AlertRecord),
+    Token(TokenRecord),
+    Revoked(RevokedRecord),
+    Barred(BarredRecord),
 }
 
 /// One change of durable state.

@@ -3,6 +3,7 @@
 
 use crate::alert::{AlertId, AlertRecord};
 use crate::id::{HostId, IncidentId, InstanceId, SegmentId, StepId};
+use crate::identity::{BarredRecord, RevokedRecord, TokenRecord};
 use crate::record::{
     Change, HeardRecord, HostRecord, IncidentRecord, InstanceRecord, Key, OutcomeRecord, Record, SegmentRecord,
     SiteRecord, StepRecord, WordRecord, XmlRecord,
@@ -48,6 +49,9 @@ kept!(HeardRecord, (IncidentId, HostId), Heard, "heard", |r| (r.incident, r.host
     let (incident, host) = rest.split_once('/')?;
     Some((IncidentId::parse(incident)?, host.into()))
 });
+kept!(TokenRecord, String, Token, "token", |r| r.id.clone(), |rest| Some(rest.to_owned()));
+kept!(RevokedRecord, HostId, Revoked, "revoked", |r| r.host.clone(), |rest| Some(rest.into()));
+kept!(BarredRecord, String, Barred, "barred", |r| r.serial.clone(), |rest| Some(rest.to_owned()));
 
 /// An id as the rest of a key.
 trait Written {
@@ -102,6 +106,9 @@ pub struct Durable {
     pub outcomes: Table<OutcomeRecord>,
     pub heard: Table<HeardRecord>,
     pub alerts: Table<AlertRecord>,
+    pub tokens: Table<TokenRecord>,
+    pub revoked: Table<RevokedRecord>,
+    pub barred: Table<BarredRecord>,
     /// Instances that a host may have to do with: a hint that never forgets too much.
     by_host: BTreeMap<HostId, BTreeSet<InstanceId>>,
 }
@@ -117,6 +124,9 @@ impl Durable {
         changes.extend(self.xmls.changes());
         changes.extend(self.words.changes());
         changes.extend(self.alerts.changes());
+        changes.extend(self.tokens.changes());
+        changes.extend(self.revoked.changes());
+        changes.extend(self.barred.changes());
         changes.extend(self.segments.changes());
         changes.extend(self.hosts.changes());
         changes.extend(self.instances.changes());
@@ -128,6 +138,9 @@ impl Durable {
         self.xmls.settle();
         self.words.settle();
         self.alerts.settle();
+        self.tokens.settle();
+        self.revoked.settle();
+        self.barred.settle();
         self.segments.settle();
         self.hosts.settle();
         self.instances.settle();
@@ -157,6 +170,9 @@ impl Durable {
                 Record::Outcome(record) => self.outcomes.apply_put(record),
                 Record::Heard(record) => self.heard.apply_put(record),
                 Record::Alert(record) => self.alerts.apply_put(record),
+                Record::Token(record) => self.tokens.apply_put(record),
+                Record::Revoked(record) => self.revoked.apply_put(record),
+                Record::Barred(record) => self.barred.apply_put(record),
             },
             Change::Delete(key) => self.delete(key),
         }
@@ -175,6 +191,9 @@ impl Durable {
             "outcome" => self.outcomes.apply_delete(rest),
             "heard" => self.heard.apply_delete(rest),
             "alert" => self.alerts.apply_delete(rest),
+            "token" => self.tokens.apply_delete(rest),
+            "revoked" => self.revoked.apply_delete(rest),
+            "barred" => self.barred.apply_delete(rest),
             _ => false,
         };
     }

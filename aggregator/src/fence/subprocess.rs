@@ -12,10 +12,10 @@
 //! to them. Exit code 2 means "off" in a status, but a usage error in most
 //! other programs, so only the code together with the printed status counts.
 
+use medevac_settings::Secret;
 use medevac_triage::Power;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
@@ -94,15 +94,15 @@ impl Device {
     }
 
     /// What the agent reads: one `name=value` a line, the action first.
-    fn input(&self, action: Action) -> Result<(String, Option<String>), String> {
+    fn input(&self, action: Action) -> Result<(Secret, Option<Secret>), String> {
         let mut input = format!("action={}\n", action.name());
         for (name, value) in &self.options {
             input.push_str(&format!("{name}={value}\n"));
         }
-        let Some(path) = &self.password_file else { return Ok((input, None)) };
+        let Some(path) = &self.password_file else { return Ok((Secret::new(input), None)) };
         let password = password(path)?;
-        input.push_str(&format!("password={password}\n"));
-        Ok((input, Some(password)))
+        input.push_str(&format!("password={}\n", password.expose()));
+        Ok((Secret::new(input), Some(password)))
     }
 }
 
@@ -110,19 +110,8 @@ impl Device {
 ///
 /// # Errors
 /// When it is missing, empty, of several lines, or readable for others.
-pub fn password(path: &Path) -> Result<String, String> {
-    let shown = path.display();
-    let meta = std::fs::metadata(path).map_err(|error| format!("password file {shown}: {error}"))?;
-    if meta.mode() & 0o077 != 0 {
-        return Err(format!("password file {shown} is readable for others: chmod 600 {shown}"));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("password file {shown}: {error}"))?;
-    let password = text.trim_end_matches(['\n', '\r']);
-    match password {
-        "" => Err(format!("password file {shown} is empty")),
-        _ if password.contains('\n') => Err(format!("password file {shown} must hold one line")),
-        _ => Ok(password.to_owned()),
-    }
+pub fn password(path: &Path) -> Result<Secret, String> {
+    Secret::read(path).map_err(|error| format!("password file {error}"))
 }
 
 /// What an agent is told to do.
@@ -244,13 +233,13 @@ impl Runner {
             Ok(child) => child,
             Err(error) => return Run::NotRun { why: format!("{}: {error}", path.display()) },
         };
-        let run = match tokio::time::timeout(device.deadline, talk(&mut child, &input)).await {
+        let run = match tokio::time::timeout(device.deadline, talk(&mut child, input.expose())).await {
             Ok(Ok(run)) => run,
             Ok(Err(error)) => Run::Ended { code: None, stdout: String::new(), stderr: error.to_string() },
             Err(_) => Run::Hung { after: device.deadline },
         };
         end(&mut child).await;
-        hidden(run, secret.as_deref())
+        hidden(run, secret.as_ref().map(Secret::expose))
     }
 
     async fn command(&self, path: &Path) -> Command {

@@ -3,13 +3,15 @@
 //! The loop never waits here: a frame goes into a session's bounded queue, or
 //! the session is ended. Frames leave in the order in which they were decided.
 
+use crate::doors::Doors;
 use crate::engine::Input;
+use crate::peer::Role;
 use crate::ports::Agents;
 use crate::ports::{ProbeKeys, REFERENCE_PLANE};
 use aws_lc_rs::hmac;
 use medevac_proto::session as wire;
 use medevac_proto::session::aggregator_frame::Body;
-use medevac_triage::{BootId, Care, Epoch, HostId, Observation, PlaneId, SessionId, millis};
+use medevac_triage::{Bar, BootId, Care, Epoch, HostId, Observation, PlaneId, SessionId, millis};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +28,8 @@ pub type Inbox = mpsc::Sender<Input>;
 pub(crate) type Outbound = mpsc::Sender<Result<wire::AggregatorFrame, Status>>;
 /// Why the loop ends the session of somebody who is not who his certificate says.
 pub(crate) const IDENTITY: &str = "identity";
+/// Why the loop ends the session of somebody whose certificate was revoked.
+pub(crate) const REVOKED: &str = "revoked";
 
 /// What all sessions share.
 #[derive(Clone, Debug)]
@@ -46,6 +50,7 @@ pub struct Registry {
     runtime: tokio::runtime::Handle,
     /// Derives the responders' keys, so that a restart gives the same ones.
     secret: hmac::Key,
+    doors: Arc<Doors>,
     decides: AtomicBool,
     count: AtomicU64,
     inner: Mutex<Inner>,
@@ -68,6 +73,8 @@ struct Live {
     host: HostId,
     machine: String,
     boot: BootId,
+    /// Of the certificate that opened it.
+    serial: String,
     out: Outbound,
     close: mpsc::Sender<&'static str>,
     /// The agent's own clock as of its latest frame that told it.
@@ -84,6 +91,7 @@ pub(crate) struct Entry {
     pub host: HostId,
     pub machine: String,
     pub boot: BootId,
+    pub serial: String,
     pub out: Outbound,
     pub close: mpsc::Sender<&'static str>,
     pub agent_boot_ms: u64,
@@ -96,6 +104,7 @@ impl Registry {
             inbox,
             runtime,
             secret: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()),
+            doors: Arc::default(),
             decides: AtomicBool::new(true),
             count: AtomicU64::new(0),
             inner: Mutex::default(),
@@ -146,6 +155,21 @@ impl Registry {
         }
     }
 
+    /// Who is kept out.
+    pub fn doors(&self) -> Arc<Doors> {
+        Arc::clone(&self.doors)
+    }
+
+    /// Keeps somebody out, and ends what he has open.
+    pub fn bar(&self, bar: Bar) {
+        self.doors.bar(bar);
+        for live in self.inner().live.values() {
+            if self.doors.keeps_out(&Role::Host(live.host.0.clone()), &live.serial).is_some() {
+                let _ = live.close.try_send(REVOKED);
+            }
+        }
+    }
+
     /// Number of live sessions.
     pub fn len(&self) -> usize {
         self.inner().live.len()
@@ -175,12 +199,13 @@ impl Registry {
                 let _ = live.close.try_send("replaced by a newer session of the same agent");
             }
         }
-        let Entry { host, machine, boot, out, close, agent_boot_ms } = entry;
+        let Entry { host, machine, boot, serial, out, close, agent_boot_ms } = entry;
         inner.entered += 1;
         let entered = inner.entered;
         inner.newest.insert(host.clone(), id.clone());
         let boot_before = inner.boots.insert(host.clone(), boot.clone());
-        let live = Live { host, machine, boot, out, close, agent_boot_ms, entered, boot_before, stranger: false };
+        let stranger = false;
+        let live = Live { host, machine, boot, serial, out, close, agent_boot_ms, entered, boot_before, stranger };
         inner.live.insert(id.clone(), live);
     }
 
@@ -325,6 +350,10 @@ impl Agents for SessionAgents {
             storage_directories: care.directories.into_iter().collect(),
         };
         self.0.send(session, Body::Care(care));
+    }
+
+    fn bar(&mut self, bar: Bar) {
+        self.0.bar(bar);
     }
 
     fn close(&mut self, _host: &HostId, session: &SessionId, why: &'static str) {

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!   first frame within 5 s must be a hello
-//!     refused: foreign site, older epoch, malformed, no identity -> Refusal, end
+//!     refused: revoked, foreign site, older epoch, malformed, no identity -> Refusal, end
 //!     taken:   Welcome -> SessionOpened -> frames ... -> SessionClosed { by }
 //! ```
 
 use crate::grpc::convert::{self, Malformed};
-use crate::grpc::registry::{Entry, IDENTITY, OUTBOUND_MAX, Outbound, Registry};
+use crate::grpc::registry::{Entry, IDENTITY, OUTBOUND_MAX, Outbound, REVOKED, Registry};
 use crate::listen::Peer;
 use crate::peer::{Role, valid_name};
 use medevac_proto::session as wire;
@@ -119,6 +119,7 @@ impl Session {
         out: &Outbound,
     ) -> Result<(Self, mpsc::Receiver<&'static str>), Refused> {
         let host = who(&registry, peer, &hello)?;
+        check_welcome(&registry, peer)?;
         check_protocol(&hello)?;
         check_site(&registry, &hello)?;
         check_epoch(&registry, &host, &hello).await?;
@@ -133,11 +134,14 @@ impl Session {
             host: host.clone(),
             machine,
             boot: boot.clone(),
+            serial: peer.serial.clone(),
             out: out.clone(),
             close,
             agent_boot_ms: sent_boot_ms,
         };
         registry.enter(&id, entry);
+        // Revoked in the meantime: whoever revoked it may have looked before it was entered.
+        check_welcome(&registry, peer).inspect_err(|_| registry.leave(&id))?;
         let session = Self { registry, id, host, boot, whole, asked: false };
         session.welcome();
         if session.registry.decides() {
@@ -175,10 +179,9 @@ impl Session {
                 why = close.recv() => {
                     let why = why.unwrap_or("closed");
                     tracing::info!(code = "MDV-SESSION-CLOSED", host = %self.host, "session ended by us: {why}");
-                    if why == IDENTITY {
-                        refuse(&out, &peer, stranger(&self.host)).await;
-                    } else {
-                        let _ = out.try_send(Err(Status::unavailable(why)));
+                    match self.parting(&peer, why) {
+                        Some(refused) => refuse(&out, &peer, refused).await,
+                        None => drop(out.try_send(Err(Status::unavailable(why)))),
                     }
                     break Closer::Us;
                 }
@@ -202,6 +205,15 @@ impl Session {
         self.registry.leave(&self.id);
         tracing::info!(code = "MDV-SESSION-CLOSED", host = %self.host, ?by, "session ended");
         self.registry.tell(Observation::SessionClosed { host: self.host, session: self.id, by }).await;
+    }
+
+    /// What an agent is told that is not to come back as it is.
+    fn parting(&self, peer: &Peer, why: &str) -> Option<Refused> {
+        match why {
+            IDENTITY => Some(stranger(&self.host)),
+            REVOKED => check_welcome(&self.registry, peer).err(),
+            _ => None,
+        }
     }
 
     async fn take(&mut self, frame: wire::AgentFrame) -> Result<(), Malformed> {
@@ -340,9 +352,15 @@ fn who(registry: &Registry, peer: &Peer, hello: &wire::Hello) -> Result<HostId, 
             }
             Ok(HostId(name.clone()))
         }
-        Some(Role::Operator(name)) => {
-            let message =
-                format!("the certificate names the operator {name}, not a host: copy hosts/NAME.pem and .key");
+        Some(Role::Person(rank, name)) => {
+            let message = format!(
+                "the certificate names {name}, {}, not a host: this one's own is made by `medevac-agent join`",
+                rank.name()
+            );
+            Err(Refused { code: "identity", message })
+        }
+        Some(Role::Stranger) => {
+            let message = "no certificate: `medevac-agent join` gets one".to_owned();
             Err(Refused { code: "identity", message })
         }
         None if registry.shared.plaintext && valid_name(&hello.host) => Ok(HostId(hello.host.clone())),
@@ -351,6 +369,12 @@ fn who(registry: &Registry, peer: &Peer, hello: &wire::Hello) -> Result<HostId, 
             message: "no certificate, and no host name in the hello: set `host`".into(),
         }),
     }
+}
+
+/// Its certificate may have been revoked since the connection was opened.
+fn check_welcome(registry: &Registry, peer: &Peer) -> Result<(), Refused> {
+    let kept_out = peer.role.as_ref().and_then(|role| registry.doors().keeps_out(role, &peer.serial));
+    kept_out.map_or(Ok(()), |message| Err(Refused { code: REVOKED, message }))
 }
 
 fn check_protocol(hello: &wire::Hello) -> Result<(), Refused> {
@@ -369,7 +393,7 @@ fn check_protocol(hello: &wire::Hello) -> Result<(), Refused> {
 fn stranger(host: &HostId) -> Refused {
     let message = format!(
         "another machine is known here as {host}, or a later boot of it: `medevacctl hosts` on the aggregator says which. \
-         A machine of its own needs a certificate of its own (`medevac-aggregator init --host NAME`), a clone also a \
+         A machine of its own needs a certificate of its own (`medevac-agent join --force` by a token for its own name), a clone also a \
          machine id of its own (systemd-machine-id-setup). If it replaces the other one, which is off for good: \
          `medevacctl forget {host}`"
     );

@@ -2,7 +2,8 @@
 
 use medevac_proto::rest;
 use medevac_triage::{
-    AlertRecord, HostView, IncidentView, InstanceView, MATRIX_ROWS, Matrix, Now, Told, Triage, Wall, WordRecord, millis,
+    AlertRecord, HostView, IdentityView, IncidentView, InstanceView, MATRIX_ROWS, Matrix, Now, Told, Triage, Wall,
+    WordRecord, millis,
 };
 use serde::Serialize;
 
@@ -150,6 +151,31 @@ pub(super) fn incident(view: IncidentView) -> rest::Incident {
 pub(super) fn said(word: &WordRecord) -> rest::Said {
     let WordRecord { number, wall, by, said, reason, result, done } = word.clone();
     rest::Said { number, wall_ms: wall.0, by, said, reason, done, result }
+}
+
+pub(super) fn identity(view: IdentityView) -> rest::Identity {
+    let token = |(token, state, left): (medevac_triage::TokenRecord, &str, std::time::Duration)| rest::OpenToken {
+        id: token.id,
+        host: token.host.0,
+        state: state.into(),
+        ends_in_ms: millis(left),
+    };
+    let host = |record: medevac_triage::RevokedRecord| rest::Revocation {
+        whose: record.host.0,
+        why: record.why,
+        wall_ms: record.wall.0,
+        since: record.since,
+    };
+    let one = |record: medevac_triage::BarredRecord| rest::Revocation {
+        whose: record.serial,
+        why: record.why,
+        wall_ms: record.wall.0,
+        since: Vec::new(),
+    };
+    rest::Identity {
+        tokens: view.tokens.into_iter().map(token).collect(),
+        revoked: view.revoked.into_iter().map(host).chain(view.barred.into_iter().map(one)).collect(),
+    }
 }
 
 pub(super) fn matrix(matrix: &Matrix) -> Vec<rest::MatrixRow> {

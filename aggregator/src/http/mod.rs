@@ -6,10 +6,14 @@
 //! ```
 //!
 //! Served on a unix socket for root, and on the port of the agents for peers
-//! whose certificate names an operator. Whatever medevacctl can do, it does here.
+//! whose certificate names a person, each as far as his rank goes. Whatever
+//! medevacctl can do, it does here. Two routes are not for people: a host renews
+//! its certificate, and whoever has none yet joins, at a counter of its own.
 
 mod bodies;
 pub mod desk;
+pub mod identity;
+pub mod socket;
 mod verbs;
 
 use crate::engine::Input;
@@ -17,23 +21,22 @@ use crate::listen::Peer;
 use crate::peer::Role;
 use crate::ports::Receivers;
 use crate::pulse::Pulse;
+use crate::rank::Rank;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Path, Request, State, connect_info};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
 use axum::{Extension, Json, Router};
 pub(crate) use bodies::tag;
 use desk::Desk;
+use identity::Identities;
 use medevac_metrics::Answer;
 use medevac_proto::rest::{ErrorBody, Explanation, Trial, TrialRequest};
 use medevac_triage::{IncidentId, Now, Triage};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixListener;
-use tokio::net::unix::UCred;
 use tokio::sync::{mpsc, oneshot};
 
 /// A loop that does not answer in this time is stuck, and its watchdog will say so.
@@ -44,7 +47,7 @@ const BODY_MAX: usize = 64 * 1024;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// All routes, for the description's test.
-pub const ROUTES: [(&str, &str); 15] = [
+pub const ROUTES: [(&str, &str); 19] = [
     ("get", "/healthz"),
     ("get", "/readyz"),
     ("get", "/api/v1/decider"),
@@ -59,7 +62,11 @@ pub const ROUTES: [(&str, &str); 15] = [
     ("get", "/api/v1/matrix"),
     ("get", "/api/v1/alerts"),
     ("post", "/api/v1/alerts/test"),
+    ("get", "/api/v1/identity"),
     ("post", "/api/v1/verbs"),
+    ("post", "/api/v1/tokens"),
+    ("post", "/api/v1/join"),
+    ("post", "/api/v1/renew"),
 ];
 
 /// What every handler shares.
@@ -71,11 +78,29 @@ pub struct Api {
     pub site: String,
     pub epoch: u64,
     pub pulse: Arc<Pulse>,
+    pub identity: Arc<Identities>,
 }
 
 /// Who asks: kept with every verb.
 #[derive(Clone, Debug)]
-pub(crate) struct Caller(pub(crate) String);
+pub(crate) struct Caller {
+    name: String,
+    rank: Rank,
+}
+
+impl Caller {
+    /// Refuses what takes more.
+    fn needs(&self, rank: Rank, what: &str) -> Result<(), Refused> {
+        if self.rank >= rank {
+            return Ok(());
+        }
+        let (own, needed) = (self.rank.name(), rank.name());
+        tracing::warn!(code = "MDV-NOT-ALLOWED", by = %self.name, rank = own, "`{what}` takes a person of rank {needed}");
+        let message =
+            format!("`{what}` takes the rank {needed}, and {} has the rank {own}: ask somebody who has it", self.name);
+        Err(Refused::new(StatusCode::FORBIDDEN, "not-allowed", message))
+    }
+}
 
 /// A "no" of the API.
 #[derive(Debug)]
@@ -132,63 +157,66 @@ fn routes(api: Api) -> Router {
         .route("/api/v1/matrix", get(matrix))
         .route("/api/v1/alerts", get(alerts))
         .route("/api/v1/alerts/test", post(try_receivers))
+        .route("/api/v1/identity", get(identity::view))
         .route("/api/v1/verbs", post(verbs::post))
+        .route("/api/v1/tokens", post(identity::make_tokens))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(api)
 }
 
-/// For the port of the agents: operators only, by certificate.
+/// Of those who want a certificate; each handler looks at who asks.
+fn certificates(api: Api) -> Router {
+    joining().route("/api/v1/renew", post(identity::renew)).layer(small()).with_state(api)
+}
+
+fn joining() -> Router<Api> {
+    Router::new().route("/api/v1/join", post(identity::join))
+}
+
+fn small() -> axum::extract::DefaultBodyLimit {
+    axum::extract::DefaultBodyLimit::max(identity::BODY_MAX)
+}
+
+/// For the port of the agents: people by their certificates, and hosts that renew theirs.
 pub fn over_tls(api: Api) -> Router {
     let pulse = pulse(&api);
-    routes(api).layer(middleware::from_fn(by_certificate)).merge(pulse)
+    let known = middleware::from_fn_with_state(api.clone(), by_certificate);
+    routes(api.clone()).layer(known).merge(certificates(api)).merge(pulse)
 }
 
-async fn by_certificate(mut request: Request, next: Next) -> Response {
-    let caller = match request.extensions().get::<Peer>().map(|peer| &peer.role) {
-        Some(Some(Role::Operator(name))) => Caller(name.clone()),
-        Some(None) => {
-            let message = "without TLS nobody has shown who he is: use the unix socket";
-            return Refused::new(StatusCode::FORBIDDEN, "not-an-operator", message).into_response();
+/// All that there is for those without a certificate.
+pub fn for_strangers(api: Api) -> Router {
+    joining().layer(small()).with_state(api).fallback(stranger)
+}
+
+async fn stranger() -> Refused {
+    let message = "without a certificate of this site there is nothing here but to join: `medevac-agent join` on a \
+                   hypervisor, --cert and --key for medevacctl";
+    Refused::new(StatusCode::FORBIDDEN, "no-certificate", message)
+}
+
+async fn by_certificate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    match person(request.extensions().get::<Peer>(), &api) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
         }
-        _ => {
-            let message =
-                "this certificate names no operator: use operator.pem and operator.key of `medevac-aggregator init`";
-            return Refused::new(StatusCode::FORBIDDEN, "not-an-operator", message).into_response();
-        }
-    };
-    request.extensions_mut().insert(caller);
-    next.run(request).await
-}
-
-/// Serves the unix socket until the process ends.
-///
-/// # Errors
-/// Whatever the listener fails with.
-pub async fn serve_socket(listener: UnixListener, api: Api) -> std::io::Result<()> {
-    let pulse = pulse(&api);
-    let app = routes(api).layer(middleware::from_fn(by_credentials)).merge(pulse);
-    axum::serve(listener, app.into_make_service_with_connect_info::<SocketPeer>()).await
-}
-
-#[derive(Clone, Debug)]
-struct SocketPeer(Option<UCred>);
-
-impl connect_info::Connected<IncomingStream<'_, UnixListener>> for SocketPeer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().ok())
+        Err((code, message)) => Refused::new(StatusCode::FORBIDDEN, code, message).into_response(),
     }
 }
 
-/// The socket's mode keeps others out; the kernel's word on who connects does it again.
-async fn by_credentials(ConnectInfo(peer): ConnectInfo<SocketPeer>, mut request: Request, next: Next) -> Response {
-    let own = rustix::process::geteuid().as_raw();
-    match peer.0.map(|credentials| credentials.uid()) {
-        Some(uid) if uid == 0 || uid == own => {
-            request.extensions_mut().insert(Caller(if uid == 0 { "root".into() } else { format!("uid {uid}") }));
-            next.run(request).await
-        }
-        _ => Refused::new(StatusCode::FORBIDDEN, "not-root", "only root may use this socket: run it with sudo")
-            .into_response(),
+/// A person whose certificate is still welcome; it may have been revoked since he connected.
+fn person(peer: Option<&Peer>, api: &Api) -> Result<Caller, (&'static str, String)> {
+    let role = peer.and_then(|peer| peer.role.as_ref());
+    let out = |peer: &Peer| peer.role.as_ref().and_then(|role| api.identity.doors.keeps_out(role, &peer.serial));
+    if let Some(why) = peer.and_then(out) {
+        return Err(("revoked", why));
+    }
+    let no = |message: &str| Err(("not-an-operator", message.to_owned()));
+    match role {
+        Some(Role::Person(rank, name)) => Ok(Caller { name: name.clone(), rank: *rank }),
+        None => no("without TLS nobody has shown who he is: use the unix socket"),
+        _ => no("this certificate names no person: use operator.pem and operator.key of `medevac-aggregator init`"),
     }
 }
 

@@ -1,10 +1,13 @@
 //! `POST /api/v1/verbs`: an operator's word, with its reason.
 
+use super::desk::Answer;
 use super::{ANSWER_WITHIN, Api, Caller, Extension, IntoResponse, Json, Refused, State, StatusCode, stuck};
 use crate::engine::Input;
+use crate::peer::valid_name;
+use crate::rank::Rank;
 use axum::body::Bytes;
 use medevac_proto::rest::{Verb, VerbAnswer, VerbRequest};
-use medevac_triage::{BootId, HostId, IncidentId, InstanceId, Mode, Observation, SegmentId, Word};
+use medevac_triage::{BootId, HostId, IncidentId, InstanceId, Mode, Observation, Refusal, SegmentId, Whose, Word};
 use std::time::Duration;
 
 /// A reason is a sentence, not a document.
@@ -15,38 +18,49 @@ const NAME_MAX: usize = 255;
 /// Takes the word into the loop; answers once it is committed.
 pub(super) async fn post(
     State(api): State<Api>,
-    Extension(Caller(by)): Extension<Caller>,
+    Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Result<impl IntoResponse, Refused> {
-    let (word, reason) = read(&body)?;
-    if let Some(why) = api.desk.deposed() {
-        return Ok((StatusCode::CONFLICT, Json(refused("not-deciding", why))));
+    let (name, word, reason) = read(&body)?;
+    caller.needs(Rank::for_verb(&name), &name)?;
+    Ok(match speak(&api, caller.name, word, reason).await? {
+        Ok(text) => (StatusCode::OK, Json(VerbAnswer { done: true, refused: String::new(), text })),
+        Err(refusal) => (StatusCode::CONFLICT, Json(refused(refusal.name, refusal.text))),
+    })
+}
+
+/// Hands a word to the loop; its answer, once it is committed.
+pub(super) async fn speak(api: &Api, by: String, word: Word, reason: String) -> Result<Answer, Refused> {
+    if let Some(text) = api.desk.deposed() {
+        return Ok(Err(Refusal { name: "not-deciding", text }));
     }
+    answered(api, |token| Observation::OperatorSpoke { token, by, reason, word }).await
+}
+
+/// Waits at the desk for the answer to something that is told to the loop.
+pub(super) async fn answered(api: &Api, told: impl FnOnce(u64) -> Observation) -> Result<Answer, Refused> {
     let busy = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many verbs are under way: try again");
     let (token, reply) = api.desk.wait().ok_or_else(busy)?;
-    let spoken = Observation::OperatorSpoke { token, by, reason, word };
+    let told = told(token);
     let answered = tokio::time::timeout(ANSWER_WITHIN, async {
-        api.inbox.send(Input::Seen(spoken)).await.ok()?;
+        api.inbox.send(Input::Seen(told)).await.ok()?;
         reply.await.ok()
     });
     let answer = answered.await.ok().flatten();
     api.desk.forget(token);
-    Ok(match answer.ok_or_else(stuck)? {
-        Ok(text) => (StatusCode::OK, Json(VerbAnswer { done: true, refused: String::new(), text })),
-        Err(refusal) => (StatusCode::CONFLICT, Json(refused(refusal.name, refusal.text))),
-    })
+    answer.ok_or_else(stuck)
 }
 
 fn refused(name: &str, text: String) -> VerbAnswer {
     VerbAnswer { done: false, refused: name.into(), text }
 }
 
-fn bad(code: &str, message: impl Into<String>) -> Refused {
+pub(super) fn bad(code: &str, message: impl Into<String>) -> Refused {
     Refused::new(StatusCode::BAD_REQUEST, code, message)
 }
 
 /// Reads a request strictly: a misspelt field must not change what is done.
-fn read(body: &[u8]) -> Result<(Word, String), Refused> {
+fn read(body: &[u8]) -> Result<(String, Word, String), Refused> {
     let given: serde_json::Value =
         serde_json::from_slice(body).map_err(|error| bad("bad-json", format!("the body is no JSON: {error}")))?;
     let request: VerbRequest = serde_json::from_value(given.clone())
@@ -59,17 +73,24 @@ fn read(body: &[u8]) -> Result<(Word, String), Refused> {
             format!("this verb has no field {}: correct or remove it", unknown.join(", ")),
         ));
     }
-    let reason = request.reason.trim().to_owned();
-    if reason.is_empty() || reason.len() > REASON_MAX || reason.chars().any(char::is_control) {
-        let message = format!("`reason` must be a sentence of 1 to {REASON_MAX} bytes: it is kept with what you do");
-        return Err(bad("bad-reason", message));
-    }
+    let reason = checked_reason(&request.reason)?;
     let too_long = fields(&given)
         .find(|field| given[field].as_str().is_some_and(|text| text.len() > NAME_MAX) && field != "reason");
     if let Some(field) = too_long {
         return Err(bad("too-long", format!("`{field}` is longer than {NAME_MAX} bytes")));
     }
-    Ok((word(request.verb)?, reason))
+    let name = known["verb"].as_str().unwrap_or_default().to_owned();
+    Ok((name, word(request.verb)?, reason))
+}
+
+/// A sentence, without what would break a log's lines.
+pub(super) fn checked_reason(given: &str) -> Result<String, Refused> {
+    let reason = given.trim().to_owned();
+    if reason.is_empty() || reason.len() > REASON_MAX || reason.chars().any(char::is_control) {
+        let message = format!("`reason` must be a sentence of 1 to {REASON_MAX} bytes: it is kept with what you do");
+        return Err(bad("bad-reason", message));
+    }
+    Ok(reason)
 }
 
 fn fields(value: &serde_json::Value) -> impl Iterator<Item = String> + '_ {
@@ -101,7 +122,15 @@ fn word(verb: Verb) -> Result<Word, Refused> {
         Verb::Recover { instance } => Word::Recover { instance: instance_id(&instance)? },
         Verb::Forget { host } => Word::Forget { host: HostId(host) },
         Verb::RetryAlerts { receiver } => Word::RetryAlerts { receiver },
+        Verb::Revoke { whose } => Word::Revoke { whose: named(&whose)? },
     })
+}
+
+fn named(whose: &str) -> Result<Whose, Refused> {
+    let message = format!("{whose:?} is neither the name of a host nor the serial number of a certificate");
+    let whose = Whose::parse(whose);
+    let known = !matches!(&whose, Whose::Host(host) if !valid_name(&host.0));
+    known.then_some(whose).ok_or_else(|| bad("bad-host", message))
 }
 
 fn incident_id(text: &str) -> Result<IncidentId, Refused> {
@@ -128,11 +157,12 @@ mod tests {
 
     #[test]
     fn a_verb_is_read_with_its_reason() {
-        let (word, reason) = read(br#"{"verb":"maintenance","host":"hv1","on":true,"reason":" new disk "}"#).unwrap();
+        let (name, word, reason) =
+            read(br#"{"verb":"maintenance","host":"hv1","on":true,"reason":" new disk "}"#).unwrap();
         assert_eq!(word, Word::Maintenance { host: "hv1".into(), on: true, until_back: false, limit: None });
-        assert_eq!(reason, "new disk");
-        assert_eq!(read(br#"{"verb":"pause","reason":"x"}"#).unwrap().0, Word::Pause);
-        let (word, _) = read(br#"{"verb":"approve","incident":"inc-7","reason":"x"}"#).unwrap();
+        assert_eq!((name.as_str(), reason.as_str()), ("maintenance", "new disk"));
+        assert_eq!(read(br#"{"verb":"pause","reason":"x"}"#).unwrap().1, Word::Pause);
+        let (_, word, _) = read(br#"{"verb":"approve","incident":"inc-7","reason":"x"}"#).unwrap();
         assert_eq!(word, Word::Approve { incident: IncidentId(7) });
     }
 
@@ -154,6 +184,7 @@ mod tests {
             no(r#"{"verb":"mode","segment":"default","mode":"on","reason":"x"}"#).contains("observe, approve or act")
         );
         assert!(no(r#"{"verb":"recover","instance":"web","reason":"x"}"#).contains("UUID"));
+        assert!(no(r#"{"verb":"revoke","whose":"../hv1","reason":"x"}"#).starts_with("bad-host"));
         assert!(no(r#"{"verb":"cancel","incident":"seven","reason":"x"}"#).starts_with("bad-incident"));
     }
 }

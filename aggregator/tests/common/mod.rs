@@ -23,8 +23,8 @@ pub const GUEST: &str = "7a3f0cb2-0000-4000-8000-000000000001";
 /// Certificates for a site of three hosts.
 pub fn certificates(dir: &Path) -> TlsFiles {
     let hosts = ["hv1", "hv2", "hv3"].map(str::to_owned).to_vec();
-    init(&Wanted { dir: dir.to_owned(), addresses: vec![], hosts }).unwrap();
-    TlsFiles { ca: dir.join("ca.pem"), cert: dir.join("aggregator.pem"), key: dir.join("aggregator.key") }
+    init(&Wanted { dir: dir.to_owned(), hosts, ..Wanted::default() }).unwrap();
+    TlsFiles::in_dir(dir)
 }
 
 /// A channel with a certificate: `hosts/hv1`, `operator`.

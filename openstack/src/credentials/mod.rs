@@ -10,7 +10,7 @@ mod files;
 mod raw;
 mod yaml;
 
-use crate::secret::Secret;
+use medevac_settings::Secret;
 use raw::Raw;
 use reqwest::Url;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Named values from a file or the environment, and the credentials that they make.
 
 use super::{Credentials, CredentialsProblem, Domain, Interface, Method, Project, SecretSource, Tls, User, Who};
-use crate::secret::Secret;
+use medevac_settings::Secret;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -26,13 +26,13 @@ pub use faults::{Fault, What};
 pub use world::Timing;
 
 use crate::credentials::{Credentials, Domain, Project, User};
-use crate::secret::Secret;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
 use clock::Clock;
 use listen::{Line, Wire};
+use medevac_settings::Secret;
 use state::{Asked, State};
 use std::collections::BTreeMap;
 use std::io;

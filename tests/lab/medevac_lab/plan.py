@@ -37,7 +37,8 @@ AGGREGATOR_PORT = 15869
 NBD_PORT = 10809
 BANNER_PORT = 22
 BMC_USER = "admin"
-BMC_PASSWORD = "secret"
+# Long enough to be found wherever it must not be.
+BMC_PASSWORD = "canary-5b1f9e27"
 
 # Endpoints that are no hosts: plane -> last octet.
 ENDPOINTS = {

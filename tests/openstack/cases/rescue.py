@@ -54,7 +54,6 @@ CHAIN = (
     "after-dispatch:cloud-force-down",
     "before-dispatch:cloud-evacuate",
     "after-dispatch:cloud-evacuate",
-    "after-dispatch:cloud-disable",
     "before-commit:outcome",
     "after-dispatch:cloud-follow",
     "after-commit:outcome",
@@ -75,6 +74,19 @@ def an_aggregator_killed_at_each_step_asks_for_no_evacuation_twice(lab: CloudLab
     lab.aggregator.start()
     recovered(lab, "hv1", servers)
     assert set(lab.cloud.proxy.evacuate_posts().values()) == {1}, lab.cloud.proxy.evacuate_posts()
+
+
+@case(limit=400, soak=True)
+def an_aggregator_killed_once_it_has_asked_to_disable_the_host_goes_on(lab: CloudLab):
+    """By itself: after a restart it may come before the evacuations as well as after them."""
+    servers = lab.cloud.boot(2, host="hv1")
+    watched(lab, servers)
+    lab.aggregator.kill9()
+    lab.aggregator.start(["--crash-at", "after-dispatch:cloud-disable"])
+    lab.host("hv1").crash()
+    wait_until(lambda: not lab.aggregator.running(), 120, "it dies when it has asked for the disable")
+    lab.aggregator.start()
+    recovered(lab, "hv1", servers)
 
 
 @case(limit=500)

@@ -146,6 +146,10 @@ impl Agents for Shared {
     fn close(&mut self, host: &HostId, session: &SessionId, why: &'static str) {
         self.leave(Command::CloseSession { host: host.clone(), session: session.clone(), why });
     }
+
+    fn bar(&mut self, bar: medevac_triage::Bar) {
+        self.leave(Command::Bar(bar));
+    }
 }
 
 impl Cloud for Shared {
