@@ -15,6 +15,10 @@ url = "http://127.0.0.1:{PORT}/api/v2/alerts"
 """
 
 
+def beside_the_aggregator(lab: Lab):
+    return alertmanager(lab.root / "alerting", ["nsenter", f"--net={lab.net.namespace('agg')}"])
+
+
 def told(alerting: Alerting, count: int, timeout: float = 60) -> list[tuple[str, str]]:
     """Waits for so many notifications, and for no more."""
     wait_until(lambda: len(alerting.notes()) >= count, timeout, f"{count} notifications")
@@ -24,7 +28,7 @@ def told(alerting: Alerting, count: int, timeout: float = 60) -> list[tuple[str,
 
 @case()
 def a_guest_that_dies_and_a_host_that_dies_are_one_alert_each_and_both_are_resolved(lab: Lab):
-    with alertmanager(lab) as alerting:
+    with beside_the_aggregator(lab) as alerting:
         guests = lab.protected_site(6, extra=RECEIVER)
         lab.aggregator.ctl("alert", "test")
         wait_until(lambda: [note["code"] for note in alerting.notes()] == ["MDV-TEST"], 10, "the test alert arrives")
@@ -48,7 +52,7 @@ def an_alert_outlives_the_aggregator_that_made_it_and_a_receiver_that_is_away(la
     wait_until(lambda: lab.aggregator.ctl("alerts"), 10, "an alert fires")
     lab.aggregator.restart()
     lab.wait_each_runs_once(guests, not_on=["hv1"])
-    with alertmanager(lab) as alerting:
+    with beside_the_aggregator(lab) as alerting:
         wait_until(lambda: alerting.notes(), 90, "the receiver hears of it once it is back")
         wait_until(lambda: alerting.notes()[-1]["status"] == "resolved", 90, "and of its end")
         assert {note["alert"] for note in alerting.notes()} == {"alert-1"}, alerting.notes()

@@ -1,7 +1,7 @@
 """A real Alertmanager beside the aggregator, and the pager behind it.
 
 LAB/alerting/  config, data, log; notes.jsonl: what the pager was sent, a line each
-process: both in the namespace "agg", on loopback, for as long as the context lasts
+process: both in the aggregator's network, on loopback, for as long as the context lasts
 """
 
 import contextlib
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import plan
-from .lab import Lab
 from .wait import wait_until
 
 ALERTMANAGER = "/usr/bin/prometheus-alertmanager"
@@ -35,9 +34,8 @@ receivers:
 class Alerting:
     """What the pager has been sent, by way of Alertmanager."""
 
-    def __init__(self, lab: Lab):
-        self.lab = lab
-        self.folder: Path = lab.root / "alerting"
+    def __init__(self, folder: Path, enter: list[str]):
+        self.folder, self.enter = folder, enter
 
     def notes(self) -> list[dict]:
         """Notifications as they came: status, code, and the text that a person reads."""
@@ -60,17 +58,16 @@ class Alerting:
     def answers(self) -> bool:
         url = f"http://127.0.0.1:{PORT}/-/ready"
         probe = f"import urllib.request; urllib.request.urlopen('{url}', timeout=1)"
-        return self.lab.net.run_in("agg", [plan.PYTHON, "-S", "-c", probe], capture_output=True).returncode == 0
+        return subprocess.run([*self.enter, plan.PYTHON, "-S", "-c", probe], capture_output=True).returncode == 0
 
 
 @contextlib.contextmanager
-def alertmanager(lab: Lab) -> Iterator[Alerting]:
-    alerting = Alerting(lab)
-    folder = alerting.folder
+def alertmanager(folder: Path, enter: list[str]) -> Iterator[Alerting]:
+    """`enter`: the words before a command that run it in the aggregator's network."""
+    alerting = Alerting(folder, enter)
     folder.mkdir(exist_ok=True)
     (folder / "notes.jsonl").unlink(missing_ok=True)
     (folder / "alertmanager.yml").write_text(CONFIG)
-    enter = ["nsenter", f"--net={lab.net.namespace('agg')}"]
     manager = [
         ALERTMANAGER,
         f"--config.file={folder}/alertmanager.yml",
