@@ -18,7 +18,15 @@ if [ "${1:-}" != --build ]; then
     mkdir -p "$out/$name/.cargo"
     git archive HEAD | tar -x -C "$out/$name"
     cd "$out/$name"
-    "$cargo" vendor --quiet --locked --versioned-dirs vendor >.cargo/config.toml
+    "$cargo" vendor --quiet --locked --versioned-dirs vendor
+    # What cargo itself would print, were it not quiet about each crate.
+    cat >.cargo/config.toml <<'CONFIG'
+[source.crates-io]
+replace-with = "vendored-sources"
+
+[source.vendored-sources]
+directory = "vendor"
+CONFIG
     cd "$out"
     # The same commit gives the same bytes.
     stamp=$(git -C "$project" log -1 --format=%ct)
