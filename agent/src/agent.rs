@@ -15,6 +15,7 @@ mod asks;
 mod duties;
 mod measure;
 mod observe;
+mod offer;
 mod reads;
 mod session;
 mod tick;
@@ -115,6 +116,7 @@ pub struct Agent {
     /// Reads tried for guests whose reason is owed.
     owed: BTreeMap<String, u8>,
     care: duties::Care,
+    offer: offer::Offer,
     persisting: bool,
     /// The disk refused the state: not tried again before this moment.
     persist_again: Option<Instant>,
@@ -171,6 +173,7 @@ impl Agent {
             ended_in_shutdown: BTreeSet::new(),
             owed: BTreeMap::new(),
             care: duties::Care::default(),
+            offer: offer::Offer::default(),
             persisting: false,
             persist_again: None,
             met: None,

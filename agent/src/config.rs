@@ -62,6 +62,8 @@ pub struct Config {
     /// Asked where an order to probe names none.
     pub banner_ports: Vec<u16>,
     pub spool_max_mib: u64,
+    /// Ask this host's power controller where it is.
+    pub read_controller: bool,
     pub metrics: medevac_metrics::Listen,
 }
 
@@ -81,6 +83,7 @@ impl Config {
             responder_port: port(r.u64("responder.port", medevac_proto::PORT.into(), 1..=65535)),
             banner_ports: r.u64s("probe.banner_ports", &[22], 1..=65535).into_iter().map(port).collect(),
             spool_max_mib: r.u64("spool.max_mib", 64, 1..=1024),
+            read_controller: r.bool("read_controller", true),
             metrics: medevac_metrics::Listen::read(&mut r, crate::metrics::PORT, !insecure),
         };
         r.finish().map(|()| config)

@@ -21,6 +21,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+mod controller;
 pub mod digest;
 pub mod domain_xml;
 pub mod gate;

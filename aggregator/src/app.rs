@@ -264,7 +264,8 @@ fn ports(
 ) -> Result<Ports, RunError> {
     let runtime = tokio::runtime::Handle::current();
     let earlier = opened.earlier_fence_deadline;
-    let fencer = AgentFencer::new(config.fences.clone(), earlier, inbox.clone(), runtime.clone());
+    let fencer =
+        AgentFencer::new(config.fences.clone(), config.templates.clone(), earlier, inbox.clone(), runtime.clone());
     let shared = &registry.shared;
     let sight = Sight {
         banner_ports: shared.banner_ports.clone(),

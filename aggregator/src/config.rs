@@ -5,19 +5,21 @@
 //! test holds the two together.
 
 mod alerts;
+mod fence;
 
 use crate::alert::Receiver;
 mod identity;
 
-use crate::fence::subprocess::{AGENTS, Device, password};
+use crate::fence::subprocess::{AGENTS, Device, EACH_HOST, password};
 use crate::listen::TlsFiles;
 use crate::peer::valid_name;
+pub use fence::Templates;
 pub use identity::Identity;
 use medevac_openstack::{Credentials, CredentialsProblem};
 use medevac_settings::{Problems, Reader};
 use medevac_triage::{
-    CloudKind, DEFAULT_SEGMENT, Ha, HostId, LEVELS, Level, MATRIX_ROWS, Mode, OnHung, OnLocalDisks, PRIORITY_MAX,
-    PlaneId, PolicyRule, RecoveryMethod, SegmentId, SegmentsBy, Settings, TIER_MAX,
+    CloudKind, DEFAULT_SEGMENT, FenceLevel, Ha, HostId, LEVELS, Level, MATRIX_ROWS, Mode, OnHung, OnLocalDisks,
+    PRIORITY_MAX, Place, PlaneId, PolicyRule, RecoveryMethod, SegmentId, SegmentsBy, Settings, TIER_MAX, Through,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -42,6 +44,8 @@ pub struct Config {
     pub responder_port: u16,
     pub metrics: medevac_metrics::Listen,
     pub fences: BTreeMap<HostId, Vec<Device>>,
+    /// What the devices of a segment have in common.
+    pub templates: Templates,
     pub openstack: Openstack,
     /// Who is told of alerts.
     pub receivers: Vec<Receiver>,
@@ -117,7 +121,8 @@ impl Config {
         segments(r, &mut settings);
         settings.policies = policies(r);
         matrix(r, &mut settings, &mut warnings);
-        let fences = fences(r, &mut settings, &mut warnings);
+        let templates = fence::read(r, &mut settings, &mut warnings);
+        let fences = fences(r, &mut settings, &templates, &mut warnings);
         let openstack = openstack(r);
         let receivers = alerts::read(r, &mut settings, &mut warnings);
         let identity = identity::read(r);
@@ -131,6 +136,7 @@ impl Config {
             responder_port,
             metrics,
             fences,
+            templates,
             openstack,
             receivers,
             identity,
@@ -142,7 +148,7 @@ impl Config {
 
     /// The longest that one run of a fence agent may take.
     pub fn longest_fence(&self) -> Duration {
-        pass(self.fences.values())
+        pass(self.fences.values()).max(fence::longest(&self.templates))
     }
 }
 
@@ -425,7 +431,12 @@ const RESERVED: [(&str, &str); 5] = [
     ("delay", "a delay would come on top of every order; leave it out"),
 ];
 
-fn fences(r: &mut Reader, s: &mut Settings, warnings: &mut Vec<String>) -> BTreeMap<HostId, Vec<Device>> {
+fn fences(
+    r: &mut Reader,
+    s: &mut Settings,
+    templates: &Templates,
+    warnings: &mut Vec<String>,
+) -> BTreeMap<HostId, Vec<Device>> {
     let mut fences: BTreeMap<HostId, Vec<Device>> = BTreeMap::new();
     let mut pinned: BTreeMap<HostId, bool> = BTreeMap::new();
     for i in 0..r.array_len("fence") {
@@ -435,7 +446,7 @@ fn fences(r: &mut Reader, s: &mut Settings, warnings: &mut Vec<String>) -> BTree
         }
         let host = HostId(host);
         let pin = r.bool(&format!("fence[{i}].pinned"), false);
-        let device = device(r, i, warnings);
+        let device = device(r, &format!("fence[{i}]"), warnings);
         only_one_host(r, i, &host, &device, &fences);
         // Each level must be vouched for: one wrong wire shoots a neighbour.
         pinned.entry(host.clone()).and_modify(|all| *all &= pin).or_insert(pin);
@@ -444,9 +455,10 @@ fn fences(r: &mut Reader, s: &mut Settings, warnings: &mut Vec<String>) -> BTree
     for (host, levels) in &fences {
         let name = levels.iter().map(Device::label).collect::<Vec<_>>().join(", then ");
         let pinned = pinned.get(host).copied().unwrap_or_default();
-        s.devices.insert(host.clone(), medevac_triage::Device { name, pinned });
+        let levels = levels.iter().map(level).collect();
+        s.devices.insert(host.clone(), medevac_triage::Device { name, pinned, levels, through: Through::Levels });
     }
-    let needed = pass(fences.values());
+    let needed = pass(fences.values()).max(fence::longest(templates));
     if r.given("timing.fence_deadline") && s.fence_deadline < needed {
         let message = format!(
             "must be at least {}: an off order and a status for each fence level of a host",
@@ -464,8 +476,18 @@ fn pass<'a>(fences: impl Iterator<Item = &'a Vec<Device>>) -> Duration {
     fences.map(host).max().unwrap_or_default()
 }
 
-fn device(r: &mut Reader, i: usize, warnings: &mut Vec<String>) -> Device {
-    let key = |name: &str| format!("fence[{i}].{name}");
+/// As decisions know it.
+fn level(device: &Device) -> FenceLevel {
+    let said = device.place();
+    let of = |key: &str| said.get(key).map_or("", String::as_str);
+    // Only what is reached by an address is compared with other hosts' devices.
+    let place = Place::read(of("ip"), of("plug")).unwrap_or_default();
+    FenceLevel { name: device.label(), agent: device.agent_name(), place }
+}
+
+/// An agent and its parameters; `prefix` is the table that holds them.
+fn device(r: &mut Reader, prefix: &str, warnings: &mut Vec<String>) -> Device {
+    let key = |name: &str| format!("{prefix}.{name}");
     let agent = r.string(&key("agent"), None);
     if agent.contains('/') && !agent.starts_with('/') {
         r.problem(&key("agent"), &agent, "must be a name below /usr/sbin, or an absolute path");
@@ -476,21 +498,24 @@ fn device(r: &mut Reader, i: usize, warnings: &mut Vec<String>) -> Device {
     let options = r.string_map(&key("options"));
     for (name, value) in &options {
         if let Some((_, why)) = RESERVED.iter().find(|(reserved, _)| reserved == name) {
-            r.problem(&format!("fence[{i}].options.{name}"), "", why);
+            r.problem(&key(&format!("options.{name}")), "", why);
         }
         if name.contains(['=', '\n']) || value.contains('\n') {
-            r.problem(&format!("fence[{i}].options.{name}"), "", "must be one line, its name without `=`");
+            r.problem(&key(&format!("options.{name}")), "", "must be one line, its name without `=`");
         }
     }
     let path = Path::new(AGENTS).join(&agent);
     if !agent.is_empty() && !path.is_file() {
         warnings.push(format!(
-            "fence[{i}].agent: {} is not there: install fence-agents, or correct the name",
+            "{}: {} is not there: install fence-agents, or correct the name",
+            key("agent"),
             path.display()
         ));
     }
-    if let Some(Err(why)) = password_file.as_deref().map(password) {
-        warnings.push(format!("fence[{i}].password_file: {why}"));
+    // One file for each host is looked at when its host is asked.
+    let single = password_file.as_deref().filter(|path| !path.to_string_lossy().contains(EACH_HOST));
+    if let Some(Err(why)) = single.map(password) {
+        warnings.push(format!("{}: {why}", key("password_file")));
     }
     Device { agent, options, password_file, deadline }
 }

@@ -85,7 +85,7 @@ fn the_example_of_the_packaged_file_is_valid() {
     let policy = &config.settings.policies[0];
     assert!(policy.ha.is_some() && policy.priority.is_some() && policy.tier.is_some());
     assert_eq!((policy.on_local_disks, policy.matches.len()), (Some(OnLocalDisks::Wait), 6));
-    assert_eq!(config.fences.len(), 1);
+    assert_eq!((config.fences.len(), config.templates.len()), (1, 1));
     assert!(config.settings.devices.values().next().unwrap().pinned);
 }
 

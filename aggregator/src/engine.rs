@@ -191,9 +191,11 @@ impl Engine {
             Command::Care { host, session, care } => self.ports.agents.care(&host, &session, care),
             Command::CloseSession { host, session, why } => self.ports.agents.close(&host, &session, why),
             Command::Bar(bar) => self.ports.agents.bar(bar),
-            Command::ReadPower { host, read } => self.ports.fencer.read_power(&host, read),
-            Command::FenceOff { step, host } => self.ports.fencer.off(step, &host),
-            Command::PowerOn { host } => self.ports.fencer.on(&host),
+            Command::ReadPower { host, read, through, urgent } => {
+                self.ports.fencer.read_power(&host, read, &through, urgent);
+            }
+            Command::FenceOff { step, host, through } => self.ports.fencer.off(step, &host, &through),
+            Command::PowerOn { host, through } => self.ports.fencer.on(&host, &through),
             Command::Cloud(act) => self.ports.cloud.act(act),
             Command::Tell { receiver, letter } => self.ports.courier.tell(&receiver, *letter),
             Command::Order { step, host, session, boot, deadline, order } => {

@@ -11,7 +11,7 @@
 use futures::future::BoxFuture;
 use medevac_triage::{
     Bar, BootId, Care, Change, CloudAct, Epoch, HostId, Key, Letter, Now, Order, PlaneId, Record, Reply, SessionId,
-    StepId,
+    StepId, Through,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -114,12 +114,12 @@ pub trait Receivers: Send + Sync + std::fmt::Debug {
 
 /// Power. A return code is never proof: every answer carries what `status` said.
 pub trait Fencer: Send {
-    /// Looks, destroys nothing. Answers with `PowerRead`.
-    fn read_power(&mut self, host: &HostId, read: u64);
+    /// Looks, destroys nothing. Answers with `PowerRead`; one that is not urgent may never be answered.
+    fn read_power(&mut self, host: &HostId, read: u64, through: &Through, urgent: bool);
     /// One pass through the host's levels. Answers with `FenceAnswered`.
-    fn off(&mut self, step: StepId, host: &HostId);
+    fn off(&mut self, step: StepId, host: &HostId, through: &Through);
     /// Answers with `PowerOnAnswered`.
-    fn on(&mut self, host: &HostId);
+    fn on(&mut self, host: &HostId, through: &Through);
 }
 
 /// The "plane" under which a reference address is probed. It is no plane of any host.

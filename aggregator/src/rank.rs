@@ -15,7 +15,7 @@ pub enum Rank {
 }
 
 /// What a verb takes, in the order of the documents. `token` is no verb but a request of its own.
-pub const VERBS: [(&str, Rank); 19] = [
+pub const VERBS: [(&str, Rank); 22] = [
     ("pause", Rank::Operator),
     ("resume", Rank::Operator),
     ("maintenance", Rank::Operator),
@@ -31,6 +31,9 @@ pub const VERBS: [(&str, Rank); 19] = [
     ("fence", Rank::Admin),
     ("confirm-fenced", Rank::Admin),
     ("pin-device", Rank::Admin),
+    ("import-devices", Rank::Admin),
+    ("accept-device", Rank::Admin),
+    ("forget-device", Rank::Admin),
     ("recover", Rank::Admin),
     ("forget", Rank::Admin),
     ("token", Rank::Admin),

@@ -170,6 +170,9 @@ pub enum Verb {
     PowerOn(Host),
     /// Your word that the fence device switches this host and no other
     PinDevice(Host),
+    /// By what hosts are switched off: shown, imported, accepted. Switches nothing
+    #[command(subcommand)]
+    FenceDevices(Devices),
     /// Protect an instance
     Protect(Instance),
     /// No longer protect an instance
@@ -205,6 +208,29 @@ pub enum AlertWord {
         #[command(flatten)]
         why: Why,
     },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Devices {
+    /// Each device: where its address is from, when it answered last, what is known of its wiring
+    List {
+        /// Of this host alone
+        host: Option<String>,
+    },
+    /// Addresses from a CSV file with the columns host,address[,plug][,pinned]: all of it, or nothing
+    Import {
+        /// `-` reads standard input
+        file: PathBuf,
+        /// Show what it would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// The address that this host's agent offers now is the right one
+    Accept(Host),
+    /// Drop what was imported and offered for this host
+    Forget(Host),
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -6,6 +6,7 @@
 
 pub mod cli;
 mod client;
+mod fence_list;
 mod run;
 mod show;
 

@@ -1,11 +1,12 @@
 //! From what was typed to what is asked and printed.
 
-use crate::cli::{AlertWord, Args, Mode, NewTokens, Reach, Switch, Token, Verb, Why};
-use crate::client::{Client, Stop, failed};
-use crate::show;
+use crate::cli::{AlertWord, Args, Devices, Mode, NewTokens, Reach, Switch, Token, Verb, Why};
+use crate::client::{Answer, Client, Stop, failed};
+use crate::{fence_list, show};
 use medevac_proto::rest::{self, VerbAnswer, VerbRequest};
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
 
 /// Does what was typed.
 ///
@@ -43,6 +44,8 @@ pub async fn run(args: Args) -> Result<(), Stop> {
         Verb::Audit => session.read("/api/v1/audit", |said: Vec<rest::Said>| show::audit(&said)).await,
         Verb::Identity => session.read("/api/v1/identity", |kept: rest::Identity| show::identity(&kept)).await,
         Verb::Token { what: Token::Create(wanted) } => session.make_tokens(wanted).await,
+        Verb::FenceDevices(Devices::List { host }) => session.fences(host).await,
+        Verb::FenceDevices(Devices::Import { file, dry_run, why }) => session.import(&file, dry_run, why).await,
         Verb::Explain { id } if id == "matrix" => {
             session.read("/api/v1/matrix", |rows: Vec<rest::MatrixRow>| show::matrix(&rows)).await
         }
@@ -106,6 +109,37 @@ impl Session {
         }
         let (verb, why) = request(verb)?;
         let answer = self.client.speak(&VerbRequest { verb, reason: reason(why)? }).await?;
+        self.tell(&answer)
+    }
+
+    /// All devices, or those of one host; a host that nobody knows is no empty list.
+    async fn fences(&self, host: Option<String>) -> Result<(), Stop> {
+        let wanted = |fence: &rest::Fence| host.as_ref().is_none_or(|host| fence.host == *host);
+        let text = self.client.get("/api/v1/fences").await?;
+        let known: Vec<rest::Fence> = parse(&text)?;
+        if let Some(host) = host.as_ref().filter(|_| !known.iter().any(wanted)) {
+            return Err(Stop::Refused(format!("no host {host} is known: see `medevacctl hosts`")));
+        }
+        self.list("/api/v1/fences", wanted, show::fences).await
+    }
+
+    async fn import(&self, file: &Path, dry_run: bool, why: Why) -> Result<(), Stop> {
+        // Nothing is kept of a dry run, so nobody has to say why.
+        let given = why.reason.or_else(|| dry_run.then(|| "dry run".to_owned()));
+        let reason = reason(Why { reason: given })?;
+        let wrong = |why: String| Stop::Usage(format!("{}: {why}; nothing was imported", file.display()));
+        let rows = fence_list::read(&text_of(file)?).map_err(wrong)?;
+        let request = rest::FencesRequest { rows, dry_run, reason };
+        let body = serde_json::to_string(&request).map_err(|error| Stop::Usage(error.to_string()))?;
+        let answer = self.client.post("/api/v1/fences", body).await?;
+        match serde_json::from_str::<VerbAnswer>(&answer.text) {
+            Ok(_) => self.tell(&answer),
+            Err(_) => Err(failed(&answer)),
+        }
+    }
+
+    /// What became of a word.
+    fn tell(&self, answer: &Answer) -> Result<(), Stop> {
         let told: VerbAnswer = parse(&answer.text)?;
         if self.json {
             out(&answer.text)?;
@@ -196,21 +230,29 @@ fn request(verb: Verb) -> Result<(rest::Verb, Why), Stop> {
         Verb::Alert(AlertWord::Retry { receiver, why }) => (rest::Verb::RetryAlerts { receiver }, why),
         Verb::Alert(AlertWord::Test { .. }) | Verb::Alerts { .. } => return Err(no_verb()),
         Verb::Revoke { whose, why } => (rest::Verb::Revoke { whose }, why),
+        Verb::FenceDevices(Devices::Accept(of)) => (rest::Verb::AcceptDevice { host: of.host }, of.why),
+        Verb::FenceDevices(Devices::Forget(of)) => (rest::Verb::ForgetDevice { host: of.host }, of.why),
+        Verb::FenceDevices(Devices::List { .. } | Devices::Import { .. }) => return Err(no_verb()),
         Verb::Token { .. } | Verb::Identity => return Err(no_verb()),
         Verb::Status | Verb::Hosts | Verb::Instances { .. } | Verb::Incidents { .. } => return Err(no_verb()),
         Verb::Incident { .. } | Verb::Explain { .. } | Verb::Audit => return Err(no_verb()),
     })
 }
 
+/// A file, or standard input.
+fn text_of(path: &Path) -> Result<String, Stop> {
+    let text = match path.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(path),
+    };
+    text.map_err(|error| Stop::Usage(format!("{}: {error}", path.display())))
+}
+
 /// What is asked for; each name once.
 fn tokens(wanted: NewTokens) -> Result<rest::TokensRequest, Stop> {
     let mut hosts = wanted.hosts;
     if let Some(path) = wanted.hosts_file {
-        let text = match path.as_os_str() == "-" {
-            true => std::io::read_to_string(std::io::stdin()),
-            false => std::fs::read_to_string(&path),
-        };
-        let text = text.map_err(|error| Stop::Usage(format!("{}: {error}", path.display())))?;
+        let text = text_of(&path)?;
         let names = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         hosts.extend(names.map(str::to_owned));
     }
@@ -263,6 +305,8 @@ mod tests {
             ("revoke hv1", r#"{"verb":"revoke","whose":"hv1"}"#),
             ("forget hv1", r#"{"verb":"forget","host":"hv1"}"#),
             ("alert retry ops", r#"{"verb":"retry-alerts","receiver":"ops"}"#),
+            ("fence-devices accept hv1", r#"{"verb":"accept-device","host":"hv1"}"#),
+            ("fence-devices forget hv1", r#"{"verb":"forget-device","host":"hv1"}"#),
             ("unprotect u", r#"{"verb":"unprotect","instance":"u"}"#),
         ];
         for (words, body) in cases {

@@ -1,8 +1,8 @@
 //! Bodies as tables for people. Pure: values in, text out.
 
 use medevac_proto::rest::{
-    Explanation, Host, Identity, Incident, IncidentHead, Instance, MatrixRow, Said, SentAlert, Status, TokensAnswer,
-    Trial,
+    Explanation, Fence, Host, Identity, Incident, IncidentHead, Instance, MatrixRow, Said, SentAlert, Status,
+    TokensAnswer, Trial,
 };
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
@@ -91,6 +91,34 @@ pub fn hosts(hosts: &[Host]) -> String {
         for warning in &host.warnings {
             text.push_str(&format!("\nwarning, {}: {warning}", host.name));
         }
+    }
+    text
+}
+
+/// One device a line; a host that has none is a line, too.
+pub fn fences(fences: &[Fence]) -> String {
+    if fences.is_empty() {
+        return "no host has joined yet, and no fence device is configured".into();
+    }
+    let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let row = |one: &Fence| {
+        let level = if one.level == 0 { "-".into() } else { one.level.to_string() };
+        let place = if one.plug.is_empty() { one.address.clone() } else { format!("{}:{}", one.address, one.plug) };
+        let answered = one.answered_ms.map_or_else(|| "never".to_owned(), |ms| format!("{} ago", duration(ms)));
+        let login = match (one.level, one.error.is_empty()) {
+            (0, _) => "-".to_owned(),
+            (_, true) => answered,
+            (_, false) => format!("{answered}; {}", one.error),
+        };
+        let power = if one.level == 0 { "-" } else { &one.power };
+        let mapping = format!("{}: {}", one.mapping, one.why);
+        let words = [&one.host, &level, &one.agent, &place, &one.from].map(|text| dash(text));
+        words.into_iter().chain([power.to_owned(), login, mapping]).collect()
+    };
+    let titles = ["HOST", "LEVEL", "AGENT", "ADDRESS", "FROM", "POWER", "LAST LOGIN", "MAPPING"];
+    let mut text = table(&titles, fences.iter().map(row));
+    for one in fences.iter().filter(|one| one.todo != "nothing to do") {
+        text.push_str(&format!("\n{}: {}", one.host, one.todo));
     }
     text
 }

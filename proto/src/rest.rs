@@ -284,6 +284,14 @@ pub enum Verb {
     Revoke {
         whose: String,
     },
+    /// The address that the host's agent offers now is the one of its controller.
+    AcceptDevice {
+        host: String,
+    },
+    /// What was imported and offered of a host's fence device.
+    ForgetDevice {
+        host: String,
+    },
 }
 
 /// One row of `GET /api/v1/audit`: an operator's word, obeyed or refused.
@@ -298,6 +306,60 @@ pub struct Said {
     pub done: bool,
     /// What it came to, or by which rule it was refused.
     pub result: String,
+}
+
+/// One row of `GET /api/v1/fences`: a fence device, or a host that has none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fence {
+    pub host: String,
+    pub segment: String,
+    /// In the order in which they are tried, from 1; 0: the host has none.
+    pub level: usize,
+    pub agent: String,
+    pub address: String,
+    pub plug: String,
+    /// Where the address is from: "config", "imported", "offered"; empty: nowhere.
+    pub from: String,
+    /// "on", "off" or "unknown".
+    pub power: String,
+    /// How long ago it last answered; `null`: not since this aggregator's start.
+    pub answered_ms: Option<u64>,
+    /// What it said instead, the last time; empty when it answered.
+    pub error: String,
+    /// "pinned", "seen-on", "unproven", "conflict" or "none".
+    pub mapping: String,
+    /// The same in words.
+    pub why: String,
+    /// What the host's own agent tells of its controller.
+    pub offered: Vec<String>,
+    /// "nothing to do", or one command to paste.
+    pub todo: String,
+}
+
+/// `POST /api/v1/fences`: addresses of hosts' devices; all of them are taken, or none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FencesRequest {
+    pub rows: Vec<FenceRow>,
+    /// Only tells what it would come to.
+    #[serde(default)]
+    pub dry_run: bool,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FenceRow {
+    pub host: String,
+    pub address: String,
+    #[serde(default)]
+    pub plug: String,
+    /// `null`: as it was while the place is the same, or else not.
+    #[serde(default)]
+    pub pinned: Option<bool>,
+    /// Where it stands in its file, for messages; 0: by its place in this list.
+    #[serde(default)]
+    pub line: usize,
 }
 
 /// `POST /api/v1/tokens`: lets machines join, each under one name.

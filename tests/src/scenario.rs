@@ -10,6 +10,7 @@
 //!   cut hv1 mgmt     heal hv1 mgmt   cut-all hv1      heal-all hv1
 //!   split hv1 hv2    heal-split      kill-aggregator  pause-aggregator 60s
 //!   bmc hv1 unreachable|lies|slow|well                miswire hv1 hv2
+//!   set template     offer hv1 10.9.0.1               say import hv1=10.9.0.1 hv2=10.9.0.2,pinned
 //!   kill-guest vm1   shut-down-guest vm1  migrate vm1 hv2  refuse-start hv2   lose-answer hv2
 //!   fill hv2         drain hv2       hang-libvirt hv1  heal-libvirt hv1       start-by-hand vm1 hv2
 //!   local-disk vm1   bind vm1 host device   cloud openstack   nova ... (see the module `nova`)
@@ -19,11 +20,12 @@
 //!   zone az1 hv1     aggregate fast hv1       segment edge hv1          set segments_by aggregate
 //!   receiver ops     receiver pager critical
 //!   say approve inc-1 | say pause | say maintenance hv1 | ...
-//!   show letters | incidents | hosts | guests | status | nova | inc-1
+//!   show letters | incidents | hosts | guests | status | fences | nova | inc-1
 //! ```
 //!
 //! The world is the simulator's, without chance: the same text is the same run.
 
+mod fences;
 mod nova;
 mod shown;
 
@@ -223,6 +225,7 @@ impl Stage {
             }
             ("matrix", [row, act]) => settings.matrix.set(row, act).map_err(|unfit| unfit.to_string())?,
             ("pinned", ["all"]) => self.options.pinned = true,
+            ("template", networks) => fences::template(settings, networks)?,
             ("no-device", hosts) => {
                 self.options.without_device = hosts.iter().map(|host| index(host)).collect::<Result<_, _>>()?
             }
@@ -267,6 +270,7 @@ impl Stage {
         };
         let (triage, now) = (engine.triage(), engine.now());
         match what {
+            "fences" => fences::shown(triage, now, out),
             "hosts" => {
                 for host in triage.host_views(now) {
                     let why = if host.why.is_empty() { String::new() } else { format!(": {}", host.why) };
@@ -326,6 +330,7 @@ fn fault(words: &[&str]) -> Result<Fault, String> {
         ["bmc", host, "lies"] => Fault::BmcLies(index(host)?),
         ["bmc", host, "slow"] => Fault::BmcSlow(index(host)?),
         ["bmc", host, "well"] => Fault::BmcWell(index(host)?),
+        ["offer", host, ref rest @ ..] => Fault::Offer(index(host)?, fences::offer(rest)?),
         ["kill-guest", guest] => Fault::CrashGuest(index(guest)?),
         ["migrate", guest, host] => Fault::Migrate(index(guest)?, index(host)?),
         ["shut-down-guest", guest] => Fault::ShutDownGuest(index(guest)?),
@@ -373,6 +378,10 @@ fn word(words: &[&str], all: &SegmentId) -> Result<Word, String> {
         ["power-on", host] => Word::PowerOn { host: HostId::from(host) },
         ["forget", host] => Word::Forget { host: HostId::from(host) },
         ["pin-device", host] => Word::PinDevice { host: HostId::from(host) },
+        ["import", ref rows @ ..] => fences::import(rows, false)?,
+        ["try-import", ref rows @ ..] => fences::import(rows, true)?,
+        ["accept-device", host] => Word::AcceptDevice { host: HostId::from(host) },
+        ["forget-device", host] => Word::ForgetDevice { host: HostId::from(host) },
         ["protect", name] => Word::Protect { instance: guest_id(name)? },
         ["unprotect", name] => Word::Unprotect { instance: guest_id(name)? },
         ["recover", name] => Word::Recover { instance: guest_id(name)? },

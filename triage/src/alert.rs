@@ -128,6 +128,14 @@ pub enum Cause {
     MaintenanceOver {
         host: HostId,
     },
+    /// Devices of a segment's hosts that have not been readable for long.
+    DevicesUnreadable {
+        segment: SegmentId,
+    },
+    /// Hosts of a segment whose own controllers say another address than the one that is used.
+    DevicesDiffer {
+        segment: SegmentId,
+    },
     /// Somebody tries the receivers out; never kept.
     Trial,
 }
@@ -149,12 +157,14 @@ impl Cause {
             Cause::Minority => "MDV-MINORITY",
             Cause::Paused => "MDV-PAUSED",
             Cause::MaintenanceOver { .. } => "MDV-MAINTENANCE-OVER",
+            Cause::DevicesUnreadable { .. } => "MDV-FENCE-UNREADABLE",
+            Cause::DevicesDiffer { .. } => "MDV-FENCE-ADDRESS",
             Cause::Trial => "MDV-TEST",
         }
     }
 
     /// Every code that there is, for filters and documents.
-    pub const CODES: [&'static str; 12] = [
+    pub const CODES: [&'static str; 14] = [
         "MDV-HOST-LOST",
         "MDV-GUEST-GONE",
         "MDV-SERVICE-DOWN",
@@ -167,6 +177,8 @@ impl Cause {
         "MDV-MINORITY",
         "MDV-PAUSED",
         "MDV-MAINTENANCE-OVER",
+        "MDV-FENCE-UNREADABLE",
+        "MDV-FENCE-ADDRESS",
     ];
 }
 
@@ -226,11 +238,11 @@ pub(crate) struct Tending {
 }
 
 /// What a turn finds for one cause.
-struct Finding {
-    severity: Severity,
-    segment: SegmentId,
-    hosts: BTreeSet<HostId>,
-    lines: Lines,
+pub(crate) struct Finding {
+    pub severity: Severity,
+    pub segment: SegmentId,
+    pub hosts: BTreeSet<HostId>,
+    pub lines: Lines,
 }
 
 impl Triage {
@@ -361,7 +373,7 @@ impl Triage {
         let lapsed = self.durable.hosts.iter().filter(|host| !host.maintenance_lapsed.is_empty());
         let lapsed = lapsed.map(|host| Cause::MaintenanceOver { host: host.id.clone() });
         let holding = of_the_site.into_iter().filter(|(holds, _)| *holds).map(|(_, cause)| cause);
-        holding.chain(agents).chain(lapsed).collect()
+        holding.chain(agents).chain(lapsed).chain(self.device_troubles()).collect()
     }
 
     /// Half of the site or more is not heard, and it is not because we have just begun to listen.
@@ -482,6 +494,8 @@ impl Triage {
                 self.of_the_site(lost, doing, "medevacctl resume --reason '...'")
             }),
             Cause::MaintenanceOver { host } => self.lapsed_finding(host),
+            Cause::DevicesUnreadable { segment } => self.unreadable_finding(segment, &alert.hosts),
+            Cause::DevicesDiffer { segment } => self.differing_finding(segment, &alert.hosts),
             Cause::Trial => None,
             Cause::HostsLost { .. }
             | Cause::GuestsGone { .. }
@@ -637,7 +651,7 @@ fn lasting(cause: &Cause) -> Duration {
 }
 
 /// A few names, and how many more there are.
-fn names<T: fmt::Display>(all: &BTreeSet<T>) -> String {
+pub(crate) fn names<T: fmt::Display>(all: &BTreeSet<T>) -> String {
     let shown: Vec<String> = all.iter().take(NAMES_SHOWN).map(ToString::to_string).collect();
     match all.len().saturating_sub(NAMES_SHOWN) {
         0 => shown.join(", "),

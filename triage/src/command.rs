@@ -2,6 +2,7 @@
 //! that carries it: first committed, then dispatched.
 
 use crate::cloud::CloudAct;
+use crate::devices::Through;
 use crate::id::{BootId, HostId, InstanceId, PlaneId, SessionId, StepId};
 use crate::identity::Bar;
 use crate::letters::Letter;
@@ -92,14 +93,19 @@ pub enum Command {
     ReadPower {
         host: HostId,
         read: u64,
+        through: Through,
+        /// It may be dead: the first device that knows is enough. Else each is asked, when there is time.
+        urgent: bool,
     },
     /// One pass through the host's fence levels, `status` after `off`.
     FenceOff {
         step: StepId,
         host: HostId,
+        through: Through,
     },
     PowerOn {
         host: HostId,
+        through: Through,
     },
     Order {
         step: StepId,

@@ -83,6 +83,7 @@ impl Triage {
                 format!("only {heard} of {of} hosts are heard: nobody is shot; is this aggregator cut off?"),
             ));
         }
+        alerts.extend(self.device_alerts());
         for host in self.durable.hosts.iter().filter(|host| host.banner_boot.is_none() && self.streams(&host.id)) {
             alerts.push((
                 "MDV-NO-BANNER",
@@ -128,7 +129,7 @@ impl Triage {
             memory_available_kib: live.map_or(0, |live| live.memory_available_kib),
             planes: host.planes.clone(),
             proof: self.lack(host, up).map_or_else(
-                || self.settings.devices.get(&host.id).map_or_else(String::new, |device| device.name.clone()),
+                || self.device(&host.id).map_or_else(String::new, |device| device.name.clone()),
                 |lack| lack.to_string(),
             ),
             incident,

@@ -17,6 +17,7 @@
 
 use crate::Triage;
 use crate::command::Command;
+use crate::devices::Through;
 use crate::evidence::Doubt;
 use crate::id::{HostId, IncidentId, StepId};
 use crate::incident::Opening;
@@ -291,7 +292,7 @@ impl Triage {
             self.set_phase(id, Phase::Observed, "observed", text.clone());
             return self.note("MDV-OBSERVED", true, format!("{id}: {text}"));
         }
-        let device = self.settings.devices.get(&record.id).map(|d| d.name.clone());
+        let device = self.device(&record.id).map(|d| d.name.clone());
         let off = device
             .map_or("nothing could switch it off".to_owned(), |name| format!("order {} off by {name}", record.id));
         let guests = self.would_recover(&record.id);
@@ -305,7 +306,7 @@ impl Triage {
         if let Some(reason) = self.durable.site().paused {
             return self.set_phase(id, Phase::Paused, "paused", format!("everything is paused: {reason}"));
         }
-        if !self.settings.devices.contains_key(&record.id) {
+        if self.device(&record.id).is_none() {
             let why = format!("{} has no fence device; it waits for a proof or for `confirm-fenced`", record.id);
             self.work(id).retry_at = None;
             return self.set_phase(id, Phase::FenceUnknown { why: why.clone() }, "fence-unknown", why);
@@ -325,7 +326,8 @@ impl Triage {
     pub(crate) fn shoot(&mut self, id: IncidentId, host: &HostId) {
         let heard = self.heard_others(host);
         let segment = self.incident(id).map(|incident| incident.segment.clone()).unwrap_or_default();
-        let what = StepKind::FenceOff { host: host.clone() };
+        let (device, through) = self.device(host).map(|d| (d.name.clone(), d.through.clone())).unwrap_or_default();
+        let what = StepKind::FenceOff { host: host.clone(), through };
         let precondition = "condemned, or shot by a person; every rail agreed";
         let Some(step) = self.order_step(id, what, self.settings.fence_deadline, precondition) else { return };
         let Some(incident) = self.durable.incidents.edit(&id) else { return };
@@ -333,7 +335,6 @@ impl Triage {
         self.take_down_heard(id, first, heard);
         self.remember_shot(&segment, host);
         self.order_off(id, step, host);
-        let device = self.settings.devices.get(host).map(|d| d.name.clone()).unwrap_or_default();
         self.set_phase(id, Phase::Fencing { step }, "off-ordered", format!("{host} is ordered off by {device}"));
         self.note("MDV-FENCE", true, format!("{id}: {host} is ordered off by {device}"));
     }
@@ -359,6 +360,14 @@ impl Triage {
         others.map(|other| (other.clone(), Heard { boot: boot(&other), by_agent: self.streams(&other) })).collect()
     }
 
+    /// What an order was given to when it was committed: it keeps that, whatever the host's device is by now.
+    fn committed_device(&self, step: StepId) -> Through {
+        match self.durable.steps.get(&step).map(|record| &record.what) {
+            Some(StepKind::FenceOff { through, .. }) => through.clone(),
+            _ => Through::default(),
+        }
+    }
+
     fn order_off(&mut self, id: IncidentId, step: StepId, host: &HostId) {
         let now = self.now.at;
         let deadline = self.settings.fence_deadline;
@@ -369,7 +378,8 @@ impl Triage {
         work.asked = true;
         // This one is of our own start: reads that are on their way belong to no resumed order.
         work.resumed = false;
-        self.command(Command::FenceOff { step, host: host.clone() });
+        let through = self.committed_device(step);
+        self.command(Command::FenceOff { step, host: host.clone(), through });
     }
 
     /// An off order is out.
@@ -397,7 +407,8 @@ impl Triage {
             self.log(incident.id, "resumed", format!("resumed after a restart: {host}'s power is read first"));
             let deadline = self.settings.fence_deadline;
             self.step_until.insert(step, now.plus(deadline));
-            self.command(Command::ReadPower { host, read: now.0 });
+            let through = self.committed_device(step);
+            self.command(Command::ReadPower { host, read: now.0, through, urgent: true });
         }
     }
 
@@ -424,7 +435,7 @@ impl Triage {
         }
         self.work(id).resumed = false;
         if power == Power::Off {
-            let device = self.settings.devices.get(host).map(|d| d.name.clone()).unwrap_or_default();
+            let device = self.device(host).map(|d| d.name.clone()).unwrap_or_default();
             self.off_was_read(id, step, begun, device);
         } else {
             self.log(id, "off-ordered", format!("{host} is not off: the order is sent again"));
@@ -515,7 +526,7 @@ impl Triage {
         if !incident.shot && self.is_heard(&record) {
             return self.close(incident.id, "returned", format!("{host} is heard again"));
         }
-        if !self.settings.devices.contains_key(&host) {
+        if self.device(&host).is_none() {
             return self.rest(incident.id);
         }
         let (now, first) = (self.now.at, self.settings.fence_retry_first);

@@ -47,7 +47,8 @@ impl Triage {
             Observation::XmlArrived { host, hash, xml } => self.take_xml(&host, hash, xml),
             Observation::GoodbyeSaid { host, boot, goodbye } => self.take_goodbye(&host, boot, goodbye),
             Observation::ProbeReported(report) => self.take_probe_report(report),
-            Observation::PowerRead { host, read, power } => self.take_power(&host, read, power),
+            Observation::PowerRead { host, read, power, looks } => self.take_power(&host, read, power, looks),
+            Observation::ControllerTold { host, offer } => self.take_offer(&host, offer),
             Observation::FenceAnswered { step, answer } => self.take_fence_answer(step, answer),
             Observation::PowerOnAnswered { host, done, detail } => {
                 let text = if done {
@@ -113,7 +114,6 @@ impl Triage {
             last_sign: now,
             boot_sign: now,
             heard_since_start: true,
-            power_asked: watch.power_asked,
             power_on_at: watch.power_on_at,
             back_since: watch.back_since,
             stranger_at: watch.stranger_at,
@@ -147,6 +147,7 @@ impl Triage {
             boots: vec![hello.boot.clone()],
             ..HostRecord::default()
         });
+        self.devices_are_stale = true;
         self.watches.insert(hello.host.clone(), Watch { last_sign: self.now.at, ..Watch::default() });
         self.note("MDV-JOINED", false, format!("{} joined with machine {}", hello.host, hello.machine));
     }

@@ -10,6 +10,8 @@ pub enum Lack {
     /// Nova has a compute host there, and nobody speaks to us.
     Agent,
     Device,
+    /// No device of this host has been readable for long; what the first one said.
+    Unreadable(String, String),
     Witness,
     /// One other host, and no reference address.
     SecondWitness,
@@ -21,8 +23,15 @@ pub enum Lack {
 
 impl Lack {
     /// All names, for whoever counts.
-    pub const NAMES: [&str; 6] =
-        ["no-agent", "no-fence-device", "no-witness", "one-witness", "own-host", "device-not-seen-on"];
+    pub const NAMES: [&str; 7] = [
+        "no-agent",
+        "no-fence-device",
+        "no-witness",
+        "one-witness",
+        "own-host",
+        "device-not-seen-on",
+        "device-not-readable",
+    ];
 
     /// Stable, for machines.
     pub fn name(&self) -> &'static str {
@@ -33,6 +42,7 @@ impl Lack {
             Lack::SecondWitness => 3,
             Lack::Distance => 4,
             Lack::SignOfLife(_) => 5,
+            Lack::Unreadable(..) => 6,
         };
         Self::NAMES[at]
     }
@@ -48,6 +58,7 @@ impl fmt::Display for Lack {
                 "only one other host could witness and no `reference` address is configured: alert only"
             }
             Lack::Distance => "this aggregator runs on it: never condemned by it",
+            Lack::Unreadable(device, said) => return write!(f, "{device} cannot be read: {said}"),
             Lack::SignOfLife(device) => return write!(f, "{device} has not said on while this boot was heard"),
         })
     }
@@ -61,7 +72,11 @@ impl Triage {
 
     /// Why this host could not be condemned or fenced if it died now; `up` should be up, it among them.
     pub(crate) fn lack(&self, host: &HostRecord, up: usize) -> Option<Lack> {
-        let Some(device) = self.settings.devices.get(&host.id) else { return Some(Lack::Device) };
+        let Some(device) = self.device(&host.id) else { return Some(Lack::Device) };
+        let unreadable = self.unreadable_of(host);
+        if let Some((name, said)) = unreadable.first().filter(|_| unreadable.len() == device.levels.len()) {
+            return Some(Lack::Unreadable(name.clone(), said.clone()));
+        }
         let others = up - usize::from(self.should_be_up(host));
         if others == 0 {
             return Some(Lack::Witness);
@@ -72,7 +87,7 @@ impl Triage {
         if self.settings.own_host.as_ref() == Some(&host.id) {
             return Some(Lack::Distance);
         }
-        if !device.pinned && !host.device_pinned && host.power_on_boot.as_ref() != host.boots.last() {
+        if !self.is_vouched_for(host, device) && host.power_on_boot.as_ref() != host.boots.last() {
             return Some(Lack::SignOfLife(device.name.clone()));
         }
         None

@@ -24,9 +24,12 @@ mod care;
 mod cloud;
 mod command;
 mod compute;
+mod device_alerts;
+mod devices;
 mod evacuation;
 mod evidence;
 mod explain;
+mod fences;
 mod fencing;
 mod gone;
 mod homes;
@@ -37,6 +40,7 @@ mod ingest;
 mod inventory;
 mod lacks;
 mod letters;
+mod lists;
 mod look;
 mod maintenance;
 mod matrix;
@@ -44,6 +48,7 @@ mod moves;
 mod observation;
 mod operator;
 mod policy;
+mod power;
 mod proof;
 mod rails;
 mod record;
@@ -71,13 +76,16 @@ pub use cloud::{
     TOO_MANY,
 };
 pub use command::{Care, Command, Decision, Note, Order, Refusal, Reply};
+pub use devices::{DeviceRecord, Imported, Network, Offer, Offered, Place, Template, Through};
 pub use evidence::Doubt;
+pub use fences::FenceView;
 pub use id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
 pub use identity::{
     AskedBy, Bar, BarredRecord, CertificateAsk, IdentityView, NewToken, RevokedRecord, TokenRecord, Used, Whose,
 };
 pub use lacks::Lack;
 pub use letters::{Delivery, Letter, Receiver};
+pub use lists::{Listed, ROWS_MAX};
 pub use matrix::{Act, Loss, Matrix, ROWS as MATRIX_ROWS, Row, Unfit, names as action_names};
 pub use observation::*;
 pub use policy::{
@@ -87,7 +95,7 @@ pub use record::*;
 pub use reserve::{RecoveryMethod, Taken};
 pub use segments::{DEFAULT_SEGMENT, SEGMENT_MARK, SegmentsBy};
 pub use servers::{Fate, TABLE as SERVER_STATES};
-pub use settings::{Device, Guards, OnHung, Settings};
+pub use settings::{Device, Guards, Level as FenceLevel, OnHung, Settings};
 pub use standing::Standing;
 pub use summary::{Coverage, Covered, Cursor, HOST_STATES, NOT_COVERED, SegmentCount, Summary};
 pub use time::{Moment, Now, Wall, millis, shown};
@@ -147,6 +155,13 @@ pub struct Triage {
     look_at: BTreeSet<InstanceId>,
     next_ask: u64,
     token_ends: identity::TokenEnds,
+    /// By what each host is switched off: the one owner of that, made anew when anything of it changes.
+    devices: BTreeMap<HostId, Device>,
+    devices_are_stale: bool,
+    /// What agents told of their hosts' controllers since this process began.
+    offers: BTreeMap<HostId, Offer>,
+    /// How hosts' devices were read since then.
+    power: BTreeMap<HostId, power::Sighted>,
     care_is_stale: bool,
     /// Some host may belong to another segment.
     segments_are_stale: bool,
@@ -189,6 +204,10 @@ impl Triage {
             look_at: BTreeSet::new(),
             next_ask: 1,
             token_ends: identity::TokenEnds::new(),
+            devices: BTreeMap::new(),
+            devices_are_stale: false,
+            offers: BTreeMap::new(),
+            power: BTreeMap::new(),
             care_is_stale: true,
             segments_are_stale: true,
             deposed: None,
@@ -214,6 +233,7 @@ impl Triage {
         }
         self.look_at = self.durable.instances.iter().filter(|i| i.wanted).map(|i| i.id.clone()).collect();
         self.take_up_tokens();
+        self.devices = self.made_devices();
         for segment in self.durable.segments.iter() {
             self.shots.extend(segment.shot.iter().map(|host| (segment.id.clone(), host.clone(), now)));
         }
@@ -256,6 +276,9 @@ impl Triage {
     /// Looks at everything that time alone may have changed.
     fn review(&mut self) {
         self.place_hosts();
+        if self.devices_are_stale {
+            self.settle_devices();
+        }
         self.review_maintenance();
         self.watch_hosts();
         self.look_round();

@@ -5,7 +5,7 @@
 use crate::Triage;
 use crate::command::Command;
 use crate::id::{BootId, HostId, PlaneId};
-use crate::observation::{Power, ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Vantage};
+use crate::observation::{ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Vantage};
 use crate::standing::Standing;
 use crate::time::Moment;
 use crate::watch::{ROUNDS_KEPT, Round};
@@ -16,12 +16,6 @@ use std::time::Duration;
 const WITNESSES: usize = 3;
 /// Looked at in one round: a rack. More are looked at in the next one.
 const TARGETS_MAX: usize = 48;
-/// A power read takes a fence agent about a quarter of a second.
-const POWER_READ_EVERY: Duration = Duration::from_millis(1500);
-/// A read that was not answered for this long is lost: twice a device's own deadline.
-const POWER_READ_LOST: Duration = Duration::from_secs(60);
-/// A healthy host's power is looked at this often: the mapping may have changed.
-const POWER_LOOK_EVERY: Duration = Duration::from_secs(600);
 /// Until a second user-space service has answered in this boot, it is asked for this often.
 const BANNER_LOOK_EVERY: Duration = Duration::from_secs(60);
 
@@ -229,72 +223,6 @@ impl Triage {
                 watch.hung_since = None;
             }
         }
-    }
-
-    /// Looks at the power of suspects, and now and then of healthy hosts: the
-    /// device must have said "on" while this boot was heard.
-    fn look_at_power(&mut self) {
-        let now = self.now.at;
-        for host in self.durable.hosts.ids() {
-            if !self.settings.devices.contains_key(&host) {
-                continue;
-            }
-            let streams = self.streams(&host);
-            let shooting = self.is_being_shot(&host);
-            let departed = self.newest_departure(&host);
-            let known = self.host(&host).is_some_and(|record| record.power_on_boot.as_ref() == record.boots.last())
-                && self.watches.get(&host).is_some_and(|watch| watch.power_on_at > departed);
-            let Some(watch) = self.watches.get_mut(&host) else { continue };
-            let due = match watch.suspect.as_mut() {
-                Some(suspicion) => {
-                    let patience = if suspicion.reading { POWER_READ_LOST } else { POWER_READ_EVERY };
-                    let due = !shooting && suspicion.read_asked.is_none_or(|at| now.since(at) >= patience);
-                    if due {
-                        suspicion.read_asked = Some(now);
-                        suspicion.reading = true;
-                    }
-                    due
-                }
-                None if streams => {
-                    let every = if known { POWER_LOOK_EVERY } else { BANNER_LOOK_EVERY / 6 };
-                    let due = watch.power_asked.is_none_or(|at| now.since(at) >= every);
-                    if due {
-                        watch.power_asked = Some(now);
-                    }
-                    due
-                }
-                None => false,
-            };
-            if due {
-                self.command(Command::ReadPower { host, read: now.0 });
-            }
-        }
-    }
-
-    /// When the last of the other hosts that are away went away.
-    pub(crate) fn newest_departure(&self, host: &HostId) -> Option<Moment> {
-        let away = self.durable.hosts.iter().filter(|other| other.id != *host && !self.is_heard(other));
-        away.filter_map(|other| self.watches.get(&other.id)).map(|watch| watch.died_at.unwrap_or(watch.last_sign)).max()
-    }
-
-    pub(crate) fn take_power(&mut self, host: &HostId, read: u64, power: Power) {
-        let begun = Moment(read);
-        let streams = self.streams(host);
-        if power == Power::On {
-            if let Some(watch) = self.watches.get_mut(host) {
-                watch.power_on_at = watch.power_on_at.max(Some(begun));
-            }
-            if streams && let Some(record) = self.durable.hosts.edit(host) {
-                record.power_on_boot = record.boots.last().cloned();
-            }
-        }
-        if let Some(suspicion) = self.watches.get_mut(host).and_then(|watch| watch.suspect.as_mut())
-            && begun >= suspicion.since
-        {
-            suspicion.reading = false;
-            suspicion.reads.push((begun, power));
-        }
-        self.fence_resumed_read(host, begun, power);
     }
 }
 

@@ -3,9 +3,11 @@
 
 use crate::alert::AlertId;
 use crate::cloud::CloudNews;
+use crate::devices::Offer;
 use crate::id::{BootId, Epoch, HostId, IncidentId, InstanceId, PlaneId, SegmentId, SessionId, StepId};
 use crate::identity::{CertificateAsk, NewToken, Whose, names};
 use crate::letters::Delivery;
+use crate::lists::Listed;
 use crate::record::Mode;
 use crate::time::shown;
 use serde::{Deserialize, Serialize};
@@ -54,6 +56,13 @@ pub enum Observation {
         host: HostId,
         read: u64,
         power: Power,
+        /// Each device that was asked.
+        looks: Vec<Look>,
+    },
+    /// An agent told what it sees of its host's own power controller.
+    ControllerTold {
+        host: HostId,
+        offer: Offer,
     },
     FenceAnswered {
         step: StepId,
@@ -307,6 +316,16 @@ pub enum Power {
     Unknown,
 }
 
+/// What one device said when it was asked for the power.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Its name, as people know it.
+    pub device: String,
+    pub power: Power,
+    /// In the words of its fence agent.
+    pub said: String,
+}
+
 /// What one pass through a host's fence levels came to. The power is what a
 /// separate `status` said afterwards: a return code is never proof.
 #[derive(Clone, Debug, PartialEq)]
@@ -394,6 +413,19 @@ pub enum Word {
     Revoke {
         whose: Whose,
     },
+    /// Addresses of hosts' devices; all of them, or none. A dry run only tells what it would come to.
+    ImportDevices {
+        rows: Vec<Listed>,
+        dry_run: bool,
+    },
+    /// The address that the host's agent offers now is the right one.
+    AcceptDevice {
+        host: HostId,
+    },
+    /// What was imported and offered of a host's device.
+    ForgetDevice {
+        host: HostId,
+    },
 }
 
 /// As it would be typed, without the reason.
@@ -427,6 +459,9 @@ impl fmt::Display for Word {
                 write!(f, "token create for {hosts}, for {}", shown(*ttl))
             }
             Word::Revoke { whose } => write!(f, "revoke {whose}"),
+            Word::ImportDevices { rows, .. } => write!(f, "fence-devices import of {} hosts", rows.len()),
+            Word::AcceptDevice { host } => write!(f, "fence-devices accept {host}"),
+            Word::ForgetDevice { host } => write!(f, "fence-devices forget {host}"),
         }
     }
 }

@@ -24,6 +24,10 @@ fn refuse(name: &'static str, text: String) -> Answer {
     Err(Refusal { name, text })
 }
 
+fn no_device(host: &HostId) -> String {
+    format!("{host} has no fence device: `medevacctl fence-devices list {host}` says why")
+}
+
 impl Triage {
     pub(crate) fn take_word(&mut self, token: u64, by: &str, reason: &str, word: Word) {
         let answer = if self.deposed.is_some() {
@@ -32,8 +36,12 @@ impl Triage {
             refuse("no-reason", "every order is kept with its reason: add --reason '...'".to_owned())
         } else {
             let said = word.to_string();
+            // Who only asks what it would come to has said nothing yet.
+            let kept = !matches!(word, Word::ImportDevices { dry_run: true, .. });
             let answer = self.obey(by, reason, word);
-            self.keep_word(by, said, reason, &answer);
+            if kept {
+                self.keep_word(by, said, reason, &answer);
+            }
             answer
         };
         self.out.replies.push(Reply { token, answer });
@@ -42,7 +50,8 @@ impl Triage {
     /// Who said what, why, and what came of it: kept whether it was obeyed or not.
     fn keep_word(&mut self, by: &str, said: String, reason: &str, answer: &Answer) {
         let result = match answer {
-            Ok(text) => text.clone(),
+            // The first line says it all; the others are for whoever waits for the answer.
+            Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
             Err(refusal) => format!("refused, {}: {}", refusal.name, refusal.text),
         };
         self.note("MDV-OPERATOR", false, format!("{by} said `{said}` because '{reason}': {result}"));
@@ -75,7 +84,7 @@ impl Triage {
             Word::Fence { host } => self.fence_by_word(&host, by, reason),
             Word::Release { host } => self.release(&host),
             Word::PowerOn { host } => self.power_on(&host),
-            Word::PinDevice { host } => self.pin_device(&host),
+            Word::PinDevice { host } => self.pin_device(&host, by),
             Word::Protect { instance } => self.protect(&instance, true),
             Word::Unprotect { instance } => self.protect(&instance, false),
             Word::Recover { instance } => self.recover(&instance, by, reason),
@@ -83,6 +92,9 @@ impl Triage {
             Word::RetryAlerts { receiver } => self.retry_letters(&receiver),
             Word::MakeTokens { tokens, ttl } => self.make_tokens(tokens, ttl),
             Word::Revoke { whose } => self.revoke(&whose, by, reason),
+            Word::ImportDevices { rows, dry_run } => self.import_devices(&rows, dry_run, by),
+            Word::AcceptDevice { host } => self.accept_device(&host, by),
+            Word::ForgetDevice { host } => self.forget_device(&host),
         }
     }
 
@@ -198,8 +210,8 @@ impl Triage {
 
     fn fence_by_word(&mut self, host: &HostId, by: &str, reason: &str) -> Answer {
         let record = self.known_host(host)?;
-        if !self.settings.devices.contains_key(host) {
-            return refuse("no-device", format!("{host} has no [[fence]] entry in the aggregator's configuration"));
+        if self.device(host).is_none() {
+            return refuse("no-device", no_device(host));
         }
         if self.settings.own_host.as_ref() == Some(host) {
             return refuse("own-host", format!("this aggregator runs on {host}"));
@@ -266,20 +278,22 @@ impl Triage {
         if self.durable.site().paused.is_some() {
             return refuse("paused", "everything is paused: run `medevacctl resume` first".to_owned());
         }
-        if !self.settings.devices.contains_key(host) {
-            return refuse("no-device", format!("{host} has no [[fence]] entry in the aggregator's configuration"));
-        }
-        self.command(Command::PowerOn { host: host.clone() });
+        let Some(through) = self.device(host).map(|device| device.through.clone()) else {
+            return refuse("no-device", no_device(host));
+        };
+        self.command(Command::PowerOn { host: host.clone(), through });
         Ok(format!("{host} is being switched on"))
     }
 
-    fn pin_device(&mut self, host: &HostId) -> Answer {
+    fn pin_device(&mut self, host: &HostId, by: &str) -> Answer {
         self.known_host(host)?;
-        let Some(device) = self.settings.devices.get(host).map(|device| device.name.clone()) else {
-            return refuse("no-device", format!("{host} has no [[fence]] entry in the aggregator's configuration"));
+        let Some(device) = self.device(host).map(|device| device.name.clone()) else {
+            return refuse("no-device", no_device(host));
         };
         if let Some(record) = self.durable.hosts.edit(host) {
             record.device_pinned = true;
+            record.device_pinned_as.clone_from(&device);
+            record.device_pinned_by = by.to_owned();
         }
         Ok(format!("your word is kept that {device} is wired to {host}"))
     }
@@ -392,6 +406,9 @@ impl Triage {
             self.close(id, "forgotten", format!("{host} was forgotten by an operator"));
         }
         self.durable.hosts.remove(host);
+        self.drop_device(host);
+        self.offers.remove(host);
+        self.power.remove(host);
         self.watches.remove(host);
         self.care_is_stale = true;
         Ok(format!("{host} is forgotten, with {gone} instances that were defined nowhere else"))

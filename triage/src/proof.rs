@@ -10,7 +10,7 @@
 use crate::Triage;
 use crate::id::{BootId, HostId, IncidentId, StepId};
 use crate::observation::Power;
-use crate::record::{Death, Heard, HostRecord, IncidentRecord, Mode, Phase, Proof};
+use crate::record::{Death, Heard, HostRecord, IncidentRecord, Mode, Phase, Proof, StepKind};
 use crate::standing::Standing;
 use crate::time::Moment;
 use std::time::Duration;
@@ -41,6 +41,9 @@ impl Triage {
                 "resumed after a restart: the power is read again".to_owned(),
             );
         };
+        if let Some(why) = self.changed_since(&host, step, &device) {
+            return self.fence_unknown(id, step, why);
+        }
         if let Some(why) = self.may_be_wired_elsewhere(&host, &device) {
             return self.fence_unknown(id, step, why);
         }
@@ -69,12 +72,21 @@ impl Triage {
         }
     }
 
+    /// What is known of a device's wiring is known of the host's present one. Where the order
+    /// went to another, its answer is worth nothing, and the next try is given to the present one.
+    fn changed_since(&self, host: &HostId, step: StepId, device: &str) -> Option<String> {
+        let StepKind::FenceOff { through, .. } = &self.durable.steps.get(&step)?.what else { return None };
+        let now = self.device(host).map(|device| &device.through);
+        (now != Some(through) && self.settings.guards.proof)
+            .then(|| format!("{device} says off, but {host} has had another fence device since the order"))
+    }
+
     /// "Off" is news about this host only if the device cannot be wired to
     /// another host that is away: it has said "on" since that one was proven
     /// dead. An operator who vouches for the wiring lifts this.
     pub(crate) fn may_be_wired_elsewhere(&self, host: &HostId, device: &str) -> Option<String> {
         let record = self.host(host)?;
-        let vouched = record.device_pinned || self.settings.devices.get(host).is_some_and(|device| device.pinned);
+        let vouched = self.device(host).is_some_and(|device| self.is_vouched_for(record, device));
         if vouched || !self.settings.guards.proof {
             return None;
         }
@@ -156,7 +168,7 @@ impl Triage {
 
     /// Proof 2: the device says off by itself, twice, and nobody is missing.
     pub(crate) fn off_by_itself(&mut self, record: &HostRecord) -> Option<String> {
-        let device = self.settings.devices.get(&record.id)?.name.clone();
+        let device = self.device(&record.id)?.name.clone();
         if record.power_on_boot.as_ref() != record.boots.last() || self.now.at < self.settle_until {
             return None;
         }

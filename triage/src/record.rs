@@ -4,6 +4,7 @@
 
 use crate::alert::AlertRecord;
 use crate::cloud::ServiceHold;
+use crate::devices::{DeviceRecord, Through};
 use crate::id::{BootId, HostId, IncidentId, InstanceId, PlaneId, SegmentId, StepId};
 use crate::identity::{BarredRecord, RevokedRecord, TokenRecord};
 use crate::observation::{Disk, Parting, RunState, StopReason};
@@ -41,6 +42,7 @@ pub enum Record {
     Token(TokenRecord),
     Revoked(RevokedRecord),
     Barred(BarredRecord),
+    Device(DeviceRecord),
 }
 
 /// One change of durable state.
@@ -131,6 +133,9 @@ pub struct HostRecord {
     pub power_on_boot: Option<BootId>,
     /// An operator vouched that the fence device is wired to this host.
     pub device_pinned: bool,
+    /// For which device, and who: it is worth nothing for another one.
+    pub device_pinned_as: String,
+    pub device_pinned_by: String,
     pub memory_total_kib: u64,
     /// Facts of the current boot up to here have had their effect.
     pub acked_seq: u64,
@@ -460,8 +465,11 @@ pub struct StepRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum StepKind {
+    /// `through`: what the order was given to, whatever the host's device is by now.
     FenceOff {
         host: HostId,
+        #[serde(default)]
+        through: Through,
     },
     Start {
         instance: InstanceId,
@@ -528,7 +536,7 @@ impl StepKind {
     /// The one host that it is about.
     pub fn host(&self) -> Option<&HostId> {
         match self {
-            StepKind::FenceOff { host }
+            StepKind::FenceOff { host, .. }
             | StepKind::Remove { host, .. }
             | StepKind::DestroyIncoming { host, .. }
             | StepKind::ReleaseHold { host, .. }
@@ -549,7 +557,7 @@ impl StepKind {
 impl fmt::Display for StepKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StepKind::FenceOff { host } => write!(f, "switch {host} off"),
+            StepKind::FenceOff { host, .. } => write!(f, "switch {host} off"),
             StepKind::Start { instance, target, define: true, .. } => {
                 write!(f, "define and start {instance} on {target}")
             }

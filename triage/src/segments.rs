@@ -108,6 +108,7 @@ impl Triage {
             there.until = there.until.max(window.until);
         }
         self.care_is_stale = true;
+        self.devices_are_stale = true;
         self.note("MDV-SEGMENT", false, format!("{host} is in segment {to} now, before in {from}"));
     }
 

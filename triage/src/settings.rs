@@ -1,6 +1,7 @@
 //! The numbers that decide, each with its default and the reason for it.
 
 use crate::cloud::CloudKind;
+use crate::devices::{Place, Template, Through};
 use crate::id::{HostId, PlaneId, SegmentId};
 use crate::letters::Receiver;
 use crate::matrix::{Act, Matrix};
@@ -81,6 +82,8 @@ pub struct Settings {
     pub own_host: Option<HostId>,
     /// Hosts with a fence device, and whether the mapping is vouched for.
     pub devices: BTreeMap<HostId, Device>,
+    /// What the devices of a segment have in common, for hosts of which only the address is known.
+    pub templates: BTreeMap<SegmentId, Template>,
     /// What runs the instances.
     pub cloud: CloudKind,
     /// A request that changes something at the cloud's control plane takes at most this long.
@@ -94,11 +97,36 @@ pub struct Settings {
     pub guards: Guards,
 }
 
+/// By what one host is switched off.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Device {
     /// What an operator recognises: "fence_ipmilan 10.0.9.11:623".
     pub name: String,
     pub pinned: bool,
+    /// In the order in which they are tried.
+    pub levels: Vec<Level>,
+    pub through: Through,
+}
+
+impl Device {
+    /// Of one level of which no more is known than its name.
+    pub fn named(name: &str, pinned: bool) -> Self {
+        let level = Level { name: name.to_owned(), ..Level::default() };
+        Self { name: name.to_owned(), pinned, levels: vec![level], through: Through::Levels }
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.levels.iter().map(|level| level.name.clone()).collect()
+    }
+}
+
+/// One of the devices of a host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Level {
+    pub name: String,
+    pub agent: String,
+    /// Empty where its configuration names none that could be compared.
+    pub place: Place,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -211,6 +239,7 @@ impl Default for Settings {
             references: Vec::new(),
             own_host: None,
             devices: BTreeMap::new(),
+            templates: BTreeMap::new(),
             receivers: Vec::new(),
             resolve_after: seconds(60),
             guards: Guards::default(),

@@ -2,6 +2,7 @@
 //! function through which a committed change takes effect.
 
 use crate::alert::{AlertId, AlertRecord};
+use crate::devices::DeviceRecord;
 use crate::id::{HostId, IncidentId, InstanceId, SegmentId, StepId};
 use crate::identity::{BarredRecord, RevokedRecord, TokenRecord};
 use crate::record::{
@@ -52,6 +53,7 @@ kept!(HeardRecord, (IncidentId, HostId), Heard, "heard", |r| (r.incident, r.host
 kept!(TokenRecord, String, Token, "token", |r| r.id.clone(), |rest| Some(rest.to_owned()));
 kept!(RevokedRecord, HostId, Revoked, "revoked", |r| r.host.clone(), |rest| Some(rest.into()));
 kept!(BarredRecord, String, Barred, "barred", |r| r.serial.clone(), |rest| Some(rest.to_owned()));
+kept!(DeviceRecord, HostId, Device, "device", |r| r.host.clone(), |rest| Some(rest.into()));
 
 /// An id as the rest of a key.
 trait Written {
@@ -109,6 +111,7 @@ pub struct Durable {
     pub tokens: Table<TokenRecord>,
     pub revoked: Table<RevokedRecord>,
     pub barred: Table<BarredRecord>,
+    pub devices: Table<DeviceRecord>,
     /// Instances that a host may have to do with: a hint that never forgets too much.
     by_host: BTreeMap<HostId, BTreeSet<InstanceId>>,
 }
@@ -127,6 +130,7 @@ impl Durable {
         changes.extend(self.tokens.changes());
         changes.extend(self.revoked.changes());
         changes.extend(self.barred.changes());
+        changes.extend(self.devices.changes());
         changes.extend(self.segments.changes());
         changes.extend(self.hosts.changes());
         changes.extend(self.instances.changes());
@@ -141,6 +145,7 @@ impl Durable {
         self.tokens.settle();
         self.revoked.settle();
         self.barred.settle();
+        self.devices.settle();
         self.segments.settle();
         self.hosts.settle();
         self.instances.settle();
@@ -173,6 +178,7 @@ impl Durable {
                 Record::Token(record) => self.tokens.apply_put(record),
                 Record::Revoked(record) => self.revoked.apply_put(record),
                 Record::Barred(record) => self.barred.apply_put(record),
+                Record::Device(record) => self.devices.apply_put(record),
             },
             Change::Delete(key) => self.delete(key),
         }
@@ -194,6 +200,7 @@ impl Durable {
             "token" => self.tokens.apply_delete(rest),
             "revoked" => self.revoked.apply_delete(rest),
             "barred" => self.barred.apply_delete(rest),
+            "device" => self.devices.apply_delete(rest),
             _ => false,
         };
     }

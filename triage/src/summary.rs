@@ -84,7 +84,7 @@ impl Triage {
             settling: now.at < self.settle_until,
             paused: self.durable.site().paused.is_some(),
             alerts: self.standing_alerts(now).into_iter().map(|(code, _)| code).collect(),
-            fenceable: self.settings.devices.keys().cloned().collect(),
+            fenceable: self.devices.keys().cloned().collect(),
             cloud: (self.settings.cloud == CloudKind::Openstack).then(|| self.sight.trouble.is_none()),
             ..Summary::default()
         };

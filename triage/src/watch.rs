@@ -35,8 +35,6 @@ pub struct Watch {
     pub suspect: Option<Suspicion>,
     pub inventory: Option<Stock>,
     pub goodbye_until: Option<Moment>,
-    /// The last look at its power while it was well.
-    pub power_asked: Option<Moment>,
     /// When the read was begun that last said "on".
     pub power_on_at: Option<Moment>,
     /// When its death was proven, or read from the store.

@@ -122,7 +122,7 @@ fn observation() -> impl Strategy<Value = Observation> {
             host, session, boot, seq,
             fact: Fact::InstanceStopped { instance, reason: StopReason::Crashed, pid: 0, pid_start: 0, host_shutting_down: false } }),
         3 => probe_report().prop_map(Observation::ProbeReported),
-        1 => (host(), 0..90_000u64, power()).prop_map(|(host, read, power)| Observation::PowerRead { host, read, power }),
+        1 => (host(), 0..90_000u64, power()).prop_map(|(host, read, power)| Observation::PowerRead { host, read, power, looks: Vec::new() }),
         1 => (step(), power()).prop_map(|(step, power)| Observation::FenceAnswered {
             step, answer: FenceAnswer { power, device: "bmc".to_owned(), detail: String::new(), nothing_sent: false } }),
         1 => (host(), step(), outcome).prop_map(|(host, step, outcome)| Observation::OrderAnswered { host, step, outcome }),
@@ -133,7 +133,7 @@ fn observation() -> impl Strategy<Value = Observation> {
 }
 
 fn settings(mode: Mode) -> Settings {
-    let device = |host: &str| (HostId::from(host), Device { name: "bmc".to_owned(), pinned: true });
+    let device = |host: &str| (HostId::from(host), Device::named("bmc", true));
     Settings {
         default_mode: mode,
         settle: Duration::from_secs(1),

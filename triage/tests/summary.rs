@@ -114,7 +114,7 @@ fn hosts_and_open_incidents_are_counted_as_they_are_shown() {
         incident(1, Phase::Closed { outcome: "recovered".into() }),
         incident(2, Phase::FenceUnknown { why: String::new() }),
     ];
-    let device = |name: &str| Device { name: name.to_owned(), pinned: true };
+    let device = |name: &str| Device::named(name, true);
     let devices = [(host(0), device("a")), (host(1), device("b"))].into();
     let triage = Triage::new(Settings { devices, ..Settings::default() }, records, Now::default());
     let (summary, views) = (triage.summary(Now::default()), triage.host_views(Now::default()));

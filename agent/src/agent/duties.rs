@@ -10,7 +10,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use medevac_probe::{Answer, Key, Outcome, Target};
 use medevac_proto::session::command_result;
 use medevac_proto::session::{
-    Command, CommandResult, ProbeAnswer, ProbeOrder, ProbeReport, ProbeResult, ProbeTarget, agent_frame,
+    Command, CommandResult, PowerController, ProbeAnswer, ProbeOrder, ProbeReport, ProbeResult, ProbeTarget,
+    agent_frame,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub enum Done {
     Probed(u64, ProbeReport),
     Cared(BTreeSet<String>),
     Persisted(Result<(), StateError>),
+    Controller(PowerController),
 }
 
 /// When autostart flags are looked at next.
@@ -71,6 +73,7 @@ impl Agent {
                 self.care = Care { busy: false, not_before: Some(Instant::now() + CARE_AGAIN) };
                 touched.iter().for_each(|uuid| self.reads.one(uuid));
             }
+            Done::Controller(told) => self.on_controller(told),
             // A refusal has been told by the state itself.
             Done::Persisted(result) => {
                 self.persisting = false;

@@ -97,6 +97,9 @@ impl Agent {
                 let warnings = hello.warnings.clone();
                 let session = Session { number, outbox, ends, welcomed: None, warnings, sent: 0, waiting: None };
                 session.send(agent_frame::Body::Hello(hello));
+                if let Some(told) = &self.offer.told {
+                    session.send(agent_frame::Body::PowerController(told.clone()));
+                }
                 self.links[link].session = Some(session);
             }
             Happening::Frame(frame) => self.on_frame(link, frame),

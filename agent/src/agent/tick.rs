@@ -43,6 +43,7 @@ impl Agent {
         self.care();
         self.ask_what_is_owed();
         self.measure();
+        self.look_at_controller();
         if self.ticks.is_multiple_of(SELDOM) {
             self.spool.settle();
             self.renew_hellos();

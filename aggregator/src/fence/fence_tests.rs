@@ -38,7 +38,7 @@ fn levels(devices: Vec<Device>) -> Levels {
 async fn off_is_what_status_says_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let levels = levels(vec![agent(dir.path(), "fence_honest", HONEST)]);
-    assert_eq!(levels.read().await, Power::On);
+    assert_eq!(levels.read(false).await.0, Power::On);
     let answer = levels.off().await;
     assert_eq!((answer.power, answer.nothing_sent), (Power::Off, false), "{}", answer.detail);
     assert_eq!(answer.device, "fence_honest 10.0.9.11");
@@ -70,7 +70,7 @@ async fn rubbish_with_the_exit_code_of_off_is_unknown() {
     assert_eq!(answer.power, Power::Unknown);
     assert!(answer.detail.len() < 2000, "what is shown is bounded");
     let both = agent(dir.path(), "fence_both", "echo 'Status: OFF'; exit 0");
-    assert_eq!(levels(vec![both]).read().await, Power::Unknown);
+    assert_eq!(levels(vec![both]).read(false).await.0, Power::Unknown);
 }
 
 #[tokio::test]
@@ -142,19 +142,92 @@ async fn answers_go_into_the_inbox_and_a_new_start_waits_before_it_switches_on()
     let (inbox, mut seen) = mpsc::channel(16);
     let runtime = tokio::runtime::Handle::current();
     let devices = [(HostId::from("hv1"), vec![agent(dir.path(), "fence_honest", HONEST)])].into();
-    let mut fencer = AgentFencer::new(devices, Duration::from_secs(60), inbox, runtime);
+    let mut fencer = AgentFencer::new(devices, BTreeMap::new(), Duration::from_secs(60), inbox, runtime);
     let step = StepId { incident: IncidentId(1), step: 1 };
-    fencer.off(step, &HostId::from("hv1"));
+    fencer.off(step, &HostId::from("hv1"), &Through::Levels);
     let Some(Input::Seen(Observation::FenceAnswered { answer, .. })) = seen.recv().await else { panic!("no answer") };
     assert_eq!(answer.power, Power::Off);
-    fencer.off(step, &HostId::from("hv2"));
+    fencer.off(step, &HostId::from("hv2"), &Through::Levels);
     let Some(Input::Seen(Observation::FenceAnswered { answer, .. })) = seen.recv().await else { panic!("no answer") };
     assert!(answer.nothing_sent, "hv2 has no device");
-    fencer.on(&HostId::from("hv1"));
+    fencer.on(&HostId::from("hv1"), &Through::Levels);
     let Some(Input::Seen(Observation::PowerOnAnswered { done, detail, .. })) = seen.recv().await else {
         panic!("no answer")
     };
     assert!(!done && detail.contains("again in"), "{detail}");
+}
+
+/// A site that knows its hosts by one template, in a folder of its own.
+fn templated(template: Device) -> (AgentFencer, mpsc::Receiver<Input>) {
+    let (inbox, seen) = mpsc::channel(16);
+    let templates = [("default".into(), template)].into();
+    let runtime = tokio::runtime::Handle::current();
+    (AgentFencer::new(BTreeMap::new(), templates, Duration::ZERO, inbox, runtime), seen)
+}
+
+fn at(address: &str, plug: &str) -> Through {
+    Through::Template { segment: "default".into(), place: medevac_triage::Place::read(address, plug).unwrap() }
+}
+
+#[tokio::test]
+async fn a_template_becomes_the_device_of_the_host_that_is_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut template = agent(dir.path(), "fence_shows", r#"printf '%s\n' "$input" > stdin; exit 1"#);
+    template.options =
+        [("username".to_owned(), "admin".to_owned()), ("comment".to_owned(), "of {host}".to_owned())].into();
+    template.password_file = Some(dir.path().join("{host}.password"));
+    let file = dir.path().join("hv1.password");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (mut fencer, mut seen) = templated(template);
+    fencer.read_power(&"hv1".into(), 7, &at("10.0.9.11", "3"), true);
+    let Some(Input::Seen(Observation::PowerRead { read, power, looks, .. })) = seen.recv().await else { panic!() };
+    assert_eq!((read, power, looks[0].device.as_str()), (7, Power::Unknown, "fence_shows 10.0.9.11:3"));
+    let told = std::fs::read_to_string(dir.path().join("stdin")).unwrap();
+    for line in ["action=status", "ip=10.0.9.11", "plug=3", "username=admin", "comment=of hv1", "password=hunter2"] {
+        assert!(told.lines().any(|told| told == line), "{line} in {told}");
+    }
+    let elsewhere = Through::Template { segment: "edge".into(), place: Default::default() };
+    let step = StepId { incident: IncidentId(1), step: 1 };
+    fencer.off(step, &"hv1".into(), &elsewhere);
+    let Some(Input::Seen(Observation::FenceAnswered { answer, .. })) = seen.recv().await else { panic!() };
+    assert!(answer.nothing_sent && answer.power == Power::Unknown, "there is no such template any more");
+}
+
+#[tokio::test]
+async fn an_order_never_waits_for_looks_at_healthy_hosts_and_ends_the_one_at_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!(
+        "case $input in *action=status*ip=10.0.9.1*) [ -e ordered ] || exec sleep 6543;; *action=off*) touch ordered;; esac\n{HONEST}"
+    );
+    let (mut fencer, mut seen) = templated(agent(dir.path(), "fence_slow", &script));
+    for host in 1..40 {
+        fencer.read_power(&HostId(format!("hv{host}")), 1, &at(&format!("10.0.9.1{host}"), ""), false);
+        fencer.read_power(&HostId(format!("hv{host}")), 2, &at(&format!("10.0.9.1{host}"), ""), false);
+    }
+    assert_eq!(fencer.looking.len(), 39, "one look at each host, however often it is asked for");
+    let until = Instant::now() + Duration::from_secs(10);
+    while !running("6543") && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let begun = Instant::now();
+    fencer.off(StepId { incident: IncidentId(1), step: 1 }, &"hv1".into(), &at("10.0.9.11", ""));
+    let answer = tokio::time::timeout(Duration::from_secs(8), seen.recv()).await.unwrap();
+    let Some(Input::Seen(Observation::FenceAnswered { answer, .. })) = answer else { panic!("{answer:?}") };
+    assert_eq!(answer.power, Power::Off, "{}", answer.detail);
+    assert!(begun.elapsed() < Duration::from_secs(8) && !fencer.looking.contains_key(&HostId::from("hv1")));
+}
+
+#[tokio::test]
+async fn a_calm_look_asks_each_level_and_an_urgent_one_only_until_it_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    let honest = agent(dir.path(), "fence_honest", HONEST);
+    let broken = agent(dir.path(), "fence_broken", "echo 'Unable to connect' >&2; exit 1");
+    let levels = levels(vec![honest, broken]);
+    let (power, looks) = levels.read(false).await;
+    assert_eq!((power, looks.len(), looks[1].power), (Power::On, 2, Power::Unknown));
+    assert!(looks[1].said.contains("Unable to connect"), "{}", looks[1].said);
+    assert_eq!(levels.read(true).await.1.len(), 1);
 }
 
 #[test]
@@ -215,8 +288,8 @@ async fn a_clusterlabs_agent_is_understood() {
         deadline: Duration::from_secs(30),
     }]);
     assert!(levels.on().await.0);
-    assert_eq!(levels.read().await, Power::On);
+    assert_eq!(levels.read(false).await.0, Power::On);
     let answer = levels.off().await;
     assert_eq!(answer.power, Power::Off, "{}", answer.detail);
-    assert_eq!(levels.read().await, Power::Off);
+    assert_eq!(levels.read(false).await.0, Power::Off);
 }

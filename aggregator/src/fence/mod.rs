@@ -5,28 +5,39 @@
 //!              level 2: off, then status  ...       (only when level 1 did not prove it)
 //!              none:    answer what the last status said, never what an exit code said
 //! ```
+//!
+//! Orders come first: they never wait behind looks, and end a look at the same
+//! host. Looks at healthy hosts are few at a time, and one a host.
 
 pub mod subprocess;
 
 use crate::engine::Input;
 use crate::ports::Fencer;
-use medevac_triage::{FenceAnswer, HostId, Observation, Power, StepId};
+use medevac_triage::{FenceAnswer, HostId, Look, Observation, Power, SegmentId, StepId, Through};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use subprocess::{Action, Device, Run};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
 
 /// Agents at work at the same time: each is a process of its own, some are
 /// interpreters of 30 MB.
 const AT_ONCE_MAX: usize = 16;
+/// Looks at healthy hosts at the same time: a site's controllers may all be out of reach, each for its whole deadline.
+const CALM_MAX: usize = 4;
 
 /// Fence agents of a site, run as subprocesses.
 #[allow(missing_debug_implementations)]
 pub struct AgentFencer {
-    levels: Arc<BTreeMap<HostId, Vec<Device>>>,
+    levels: BTreeMap<HostId, Vec<Device>>,
+    templates: BTreeMap<SegmentId, Device>,
     runner: Arc<subprocess::Runner>,
-    slots: Arc<Semaphore>,
+    orders: Arc<Semaphore>,
+    urgent: Arc<Semaphore>,
+    calm: Arc<Semaphore>,
+    /// Looks at healthy hosts that wait or run.
+    looking: BTreeMap<HostId, AbortHandle>,
     inbox: mpsc::Sender<Input>,
     runtime: tokio::runtime::Handle,
     /// Orders of earlier starts may be under way until then: nothing is switched on before.
@@ -36,33 +47,53 @@ pub struct AgentFencer {
 impl AgentFencer {
     pub fn new(
         levels: BTreeMap<HostId, Vec<Device>>,
+        templates: BTreeMap<SegmentId, Device>,
         earlier_deadline: Duration,
         inbox: mpsc::Sender<Input>,
         runtime: tokio::runtime::Handle,
     ) -> Self {
         Self {
-            levels: Arc::new(levels),
+            levels,
+            templates,
             runner: Arc::new(subprocess::Runner::new()),
-            slots: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            orders: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            urgent: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            calm: Arc::new(Semaphore::new(CALM_MAX)),
+            looking: BTreeMap::new(),
             inbox,
             runtime,
             quiet_until: Instant::now() + earlier_deadline,
         }
     }
 
+    /// The devices that are meant: those of the configuration, or the template's at one place.
+    fn devices(&self, host: &HostId, through: &Through) -> Levels {
+        let devices = match through {
+            Through::Levels => self.levels.get(host).cloned().unwrap_or_default(),
+            Through::Template { segment, place } => {
+                let template = self.templates.get(segment).into_iter();
+                template.map(|template| template.at(host.as_str(), &place.address, &place.plug)).collect()
+            }
+        };
+        Levels { devices, runner: Arc::clone(&self.runner) }
+    }
+
     /// Runs one job beside the loop; its answer goes into the inbox.
-    fn spawn<F>(&self, host: &HostId, job: impl FnOnce(Levels) -> F + Send + 'static)
-    where
-        F: Future<Output = Observation> + Send,
-    {
-        let devices = self.levels.get(host).cloned().unwrap_or_default();
-        let levels = Levels { devices, runner: Arc::clone(&self.runner) };
-        let (slots, inbox) = (Arc::clone(&self.slots), self.inbox.clone());
-        self.runtime.spawn(async move {
+    fn spawn(&self, slots: &Arc<Semaphore>, job: impl Future<Output = Observation> + Send + 'static) -> AbortHandle {
+        let (slots, inbox) = (Arc::clone(slots), self.inbox.clone());
+        let task = self.runtime.spawn(async move {
             let Ok(_slot) = slots.acquire_owned().await else { return };
-            let seen = job(levels).await;
+            let seen = job.await;
             drop(inbox.send(Input::Seen(seen)).await);
         });
+        task.abort_handle()
+    }
+
+    /// A device has one thing to do at a time, and an order comes first.
+    fn end_look(&mut self, host: &HostId) {
+        if let Some(look) = self.looking.remove(host) {
+            look.abort();
+        }
     }
 }
 
@@ -73,15 +104,20 @@ struct Levels {
 }
 
 impl Levels {
-    /// Asks each level until one knows.
-    async fn read(&self) -> Power {
+    /// Asks each level until one knows, or each; the first that knows has the word.
+    async fn read(&self, urgent: bool) -> (Power, Vec<Look>) {
+        let (mut first, mut looks) = (Power::Unknown, Vec::new());
         for device in &self.devices {
-            let (power, _) = self.status(device).await;
-            if power != Power::Unknown {
-                return power;
+            let (power, said) = self.status(device).await;
+            looks.push(Look { device: device.label(), power, said });
+            if first == Power::Unknown {
+                first = power;
+            }
+            if urgent && first != Power::Unknown {
+                break;
             }
         }
-        Power::Unknown
+        (first, looks)
     }
 
     async fn status(&self, device: &Device) -> (Power, String) {
@@ -94,7 +130,8 @@ impl Levels {
         let mut answer = FenceAnswer {
             power: Power::Unknown,
             device: String::new(),
-            detail: "no fence device is configured for this host: add a [[fence]] entry".into(),
+            detail: "no fence device is configured for this host: add a [[fence]] entry, or a template to its segment"
+                .into(),
             nothing_sent: true,
         };
         let mut details = Vec::new();
@@ -135,22 +172,33 @@ impl Levels {
 }
 
 impl Fencer for AgentFencer {
-    fn read_power(&mut self, host: &HostId, read: u64) {
-        let name = host.clone();
-        self.spawn(host, move |levels| async move {
-            Observation::PowerRead { host: name, read, power: levels.read().await }
-        });
+    fn read_power(&mut self, host: &HostId, read: u64, through: &Through, urgent: bool) {
+        let (name, levels) = (host.clone(), self.devices(host, through));
+        let job = async move {
+            let (power, looks) = levels.read(urgent).await;
+            Observation::PowerRead { host: name, read, power, looks }
+        };
+        if urgent {
+            self.end_look(host);
+            self.spawn(&self.urgent, job);
+        } else if self.looking.get(host).is_none_or(AbortHandle::is_finished) {
+            let look = self.spawn(&self.calm, job);
+            self.looking.insert(host.clone(), look);
+        }
     }
 
-    fn off(&mut self, step: StepId, host: &HostId) {
+    fn off(&mut self, step: StepId, host: &HostId, through: &Through) {
         tracing::warn!(code = "MDV-OFF-SENT", %host, %step, "off order on its way to the fence device");
-        self.spawn(host, move |levels| async move { Observation::FenceAnswered { step, answer: levels.off().await } });
+        self.end_look(host);
+        let levels = self.devices(host, through);
+        self.spawn(&self.orders, async move { Observation::FenceAnswered { step, answer: levels.off().await } });
     }
 
-    fn on(&mut self, host: &HostId) {
-        let name = host.clone();
+    fn on(&mut self, host: &HostId, through: &Through) {
+        self.end_look(host);
+        let (name, levels) = (host.clone(), self.devices(host, through));
         let wait = self.quiet_until.saturating_duration_since(Instant::now());
-        self.spawn(host, move |levels| async move {
+        self.spawn(&self.orders, async move {
             let (done, detail) = if wait.is_zero() {
                 levels.on().await
             } else {

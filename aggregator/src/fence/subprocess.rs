@@ -66,11 +66,29 @@ const PLACE: [&str; 12] = [
     "tty",
 ];
 
+/// In a template's password file and options: the name of the host that is meant.
+pub const EACH_HOST: &str = "{host}";
+
 impl Device {
+    /// A template, made the device of one host.
+    pub fn at(&self, host: &str, address: &str, plug: &str) -> Self {
+        let named = |text: &str| text.replace(EACH_HOST, host);
+        let mut options: BTreeMap<_, _> = self.options.iter().map(|(key, value)| (key.clone(), named(value))).collect();
+        options.insert("ip".to_owned(), address.to_owned());
+        if !plug.is_empty() {
+            options.insert("plug".to_owned(), plug.to_owned());
+        }
+        let password_file = self.password_file.as_ref().map(|path| PathBuf::from(named(&path.to_string_lossy())));
+        Self { agent: self.agent.clone(), options, password_file, deadline: self.deadline }
+    }
+
+    pub fn agent_name(&self) -> String {
+        Path::new(&self.agent).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+
     /// What an operator recognises: `fence_ipmilan 10.0.9.11:623`.
     pub fn label(&self) -> String {
-        let agent =
-            Path::new(&self.agent).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let agent = self.agent_name();
         let place = self.place();
         let shown: Vec<_> = place.values().map(String::as_str).collect();
         if shown.is_empty() { agent } else { format!("{agent} {}", shown.join(":")) }

@@ -6,8 +6,8 @@ use crate::peer::valid_name;
 use crate::ports::REFERENCE_PLANE;
 use medevac_proto::session as wire;
 use medevac_triage::{
-    BootId, Disk, Fact, HostId, InstanceId, Inventory, Outcome, Parting, PlaneId, ProbeAnswer, ProbeResult,
-    ProbeTarget, RunState, Shown, StopReason,
+    BootId, Disk, Fact, HostId, InstanceId, Inventory, Offer, Outcome, Parting, Place, PlaneId, ProbeAnswer,
+    ProbeResult, ProbeTarget, RunState, Shown, StopReason,
 };
 use std::collections::BTreeMap;
 
@@ -22,6 +22,8 @@ pub const PATH_MAX: usize = 4096;
 pub const LIST_MAX: usize = 256;
 /// Planes and warnings of one host: they are kept with it, in one record.
 pub const FEW_MAX: usize = 16;
+/// LAN channels that a controller can have, with two addresses each.
+pub const CONTROLLERS_MAX: usize = 32;
 /// What is kept of one instance's disks, in bytes: its record holds 64 KiB.
 pub const DISKS_BYTES_MAX: usize = 32 * 1024;
 /// One result per host and plane of the largest site.
@@ -91,6 +93,17 @@ pub fn planes(planes: std::collections::HashMap<String, String>) -> Checked<BTre
 pub fn warnings(warnings: Vec<String>) -> Vec<String> {
     let clean = |text: String| text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
     warnings.into_iter().take(FEW_MAX).map(clean).collect()
+}
+
+/// What an agent says of its host's controller: what cannot be an address of one is dropped.
+pub fn controller(told: wire::PowerController) -> Offer {
+    let known = told.addresses.iter().take(CONTROLLERS_MAX);
+    let addresses =
+        known.filter(|text| text.parse::<std::net::IpAddr>().is_ok()).filter_map(|text| Place::read(text, "").ok());
+    Offer {
+        addresses: addresses.map(|place| place.address).collect(),
+        why: cut(&told.why_none).chars().take(TEXT_MAX).collect(),
+    }
 }
 
 pub fn inventory(inventory: &wire::Inventory) -> Checked<Inventory> {

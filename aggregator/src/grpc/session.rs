@@ -244,6 +244,10 @@ impl Session {
                 let parting = convert::parting(&goodbye)?;
                 self.tell(Observation::GoodbyeSaid { host, boot, goodbye: parting }).await;
             }
+            Some(Body::PowerController(told)) => {
+                let offer = convert::controller(told);
+                self.tell(Observation::ControllerTold { host, offer }).await;
+            }
             Some(Body::Hello(_)) => {
                 return Err(Malformed { field: "hello", why: "a session has one hello".into() });
             }

@@ -2,8 +2,8 @@
 
 use medevac_proto::rest;
 use medevac_triage::{
-    AlertRecord, HostView, IdentityView, IncidentView, InstanceView, MATRIX_ROWS, Matrix, Now, Told, Triage, Wall,
-    WordRecord, millis,
+    AlertRecord, FenceView, HostView, IdentityView, IncidentView, InstanceView, MATRIX_ROWS, Matrix, Now, Told, Triage,
+    Wall, WordRecord, millis,
 };
 use serde::Serialize;
 
@@ -175,6 +175,25 @@ pub(super) fn identity(view: IdentityView) -> rest::Identity {
     rest::Identity {
         tokens: view.tokens.into_iter().map(token).collect(),
         revoked: view.revoked.into_iter().map(host).chain(view.barred.into_iter().map(one)).collect(),
+    }
+}
+
+pub(super) fn fence(fence: FenceView) -> rest::Fence {
+    rest::Fence {
+        host: fence.host.0,
+        segment: fence.segment.0,
+        level: fence.level,
+        agent: fence.agent,
+        address: fence.place.address,
+        plug: fence.place.plug,
+        from: fence.from.into(),
+        power: tag(&fence.power, None),
+        answered_ms: fence.answered.map(millis),
+        error: fence.error,
+        mapping: fence.mapping.into(),
+        why: fence.why,
+        offered: fence.offered,
+        todo: fence.todo,
     }
 }
 

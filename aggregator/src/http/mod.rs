@@ -12,6 +12,7 @@
 
 mod bodies;
 pub mod desk;
+mod fences;
 pub mod identity;
 pub mod socket;
 mod verbs;
@@ -47,7 +48,7 @@ const BODY_MAX: usize = 64 * 1024;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// All routes, for the description's test.
-pub const ROUTES: [(&str, &str); 19] = [
+pub const ROUTES: [(&str, &str); 21] = [
     ("get", "/healthz"),
     ("get", "/readyz"),
     ("get", "/api/v1/decider"),
@@ -62,6 +63,8 @@ pub const ROUTES: [(&str, &str); 19] = [
     ("get", "/api/v1/matrix"),
     ("get", "/api/v1/alerts"),
     ("post", "/api/v1/alerts/test"),
+    ("get", "/api/v1/fences"),
+    ("post", "/api/v1/fences"),
     ("get", "/api/v1/identity"),
     ("post", "/api/v1/verbs"),
     ("post", "/api/v1/tokens"),
@@ -161,6 +164,7 @@ fn routes(api: Api) -> Router {
         .route("/api/v1/verbs", post(verbs::post))
         .route("/api/v1/tokens", post(identity::make_tokens))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
+        .merge(fences::routes())
         .with_state(api)
 }
 

@@ -23,10 +23,7 @@ pub(super) async fn post(
 ) -> Result<impl IntoResponse, Refused> {
     let (name, word, reason) = read(&body)?;
     caller.needs(Rank::for_verb(&name), &name)?;
-    Ok(match speak(&api, caller.name, word, reason).await? {
-        Ok(text) => (StatusCode::OK, Json(VerbAnswer { done: true, refused: String::new(), text })),
-        Err(refusal) => (StatusCode::CONFLICT, Json(refused(refusal.name, refusal.text))),
-    })
+    Ok(told(speak(&api, caller.name, word, reason).await?))
 }
 
 /// Hands a word to the loop; its answer, once it is committed.
@@ -49,6 +46,14 @@ pub(super) async fn answered(api: &Api, told: impl FnOnce(u64) -> Observation) -
     let answer = answered.await.ok().flatten();
     api.desk.forget(token);
     answer.ok_or_else(stuck)
+}
+
+/// What became of a word, as it is told.
+pub(super) fn told(answer: Answer) -> (StatusCode, Json<VerbAnswer>) {
+    match answer {
+        Ok(text) => (StatusCode::OK, Json(VerbAnswer { done: true, refused: String::new(), text })),
+        Err(refusal) => (StatusCode::CONFLICT, Json(refused(refusal.name, refusal.text))),
+    }
 }
 
 fn refused(name: &str, text: String) -> VerbAnswer {
@@ -123,6 +128,8 @@ fn word(verb: Verb) -> Result<Word, Refused> {
         Verb::Forget { host } => Word::Forget { host: HostId(host) },
         Verb::RetryAlerts { receiver } => Word::RetryAlerts { receiver },
         Verb::Revoke { whose } => Word::Revoke { whose: named(&whose)? },
+        Verb::AcceptDevice { host } => Word::AcceptDevice { host: HostId(host) },
+        Verb::ForgetDevice { host } => Word::ForgetDevice { host: HostId(host) },
     })
 }
 

@@ -252,7 +252,8 @@ mod tests {
     fn a_device_that_does_not_answer_keeps_the_time_of_its_last_answer() {
         let mut live = Live::default();
         let meter = Meter::new(&mut live);
-        let read = |power| Input::Seen(Observation::PowerRead { host: "hv1".into(), read: 1, power });
+        let read =
+            |power| Input::Seen(Observation::PowerRead { host: "hv1".into(), read: 1, power, looks: Vec::new() });
         meter.see(&[read(Power::On)]);
         let first = meter.reading(&"hv1".into()).unwrap();
         meter.see(&[read(Power::Unknown)]);

@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
     use medevac_metrics::{Live, Page};
-    use medevac_triage::{Entry, SegmentId, StepKind, Wall};
+    use medevac_triage::{Entry, SegmentId, StepKind, Through, Wall};
 
     struct Kept(Vec<(Key, Record)>);
 
@@ -262,7 +262,7 @@ mod tests {
         let id = StepId { incident: IncidentId(1), step: 0 };
         let step = |state| StepRecord {
             id,
-            what: StepKind::FenceOff { host: "hv1".into() },
+            what: StepKind::FenceOff { host: "hv1".into(), through: Through::Levels },
             state,
             deadline_ms: 1,
             precondition: String::new(),

@@ -1,6 +1,7 @@
 //! What can go wrong, and a schedule of it drawn from the seed.
 
 use super::Rng;
+use medevac_triage::Offer;
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +47,8 @@ pub enum Fault {
     BmcLies(usize),
     BmcSlow(usize),
     BmcWell(usize),
+    /// Its agent says where its controller is.
+    Offer(usize, Offer),
     /// The next start at this host is refused.
     RefuseStart(usize),
     /// The next answer of this host to an order is lost.

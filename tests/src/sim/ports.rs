@@ -4,7 +4,7 @@
 use medevac_aggregator::ports::{Agents, Clock, Cloud, Courier, Fencer, Lease, Looker, Replies, Store, StoreError};
 use medevac_triage::{
     BootId, Care, Change, CloudAct, Command, Epoch, HostId, Key, Letter, Moment, Now, Order, PlaneId, Record, Reply,
-    SessionId, StepId, Wall,
+    SessionId, StepId, Through, Wall,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -172,14 +172,14 @@ impl Cloud for Shared {
 }
 
 impl Fencer for Shared {
-    fn read_power(&mut self, host: &HostId, read: u64) {
-        self.leave(Command::ReadPower { host: host.clone(), read });
+    fn read_power(&mut self, host: &HostId, read: u64, through: &Through, urgent: bool) {
+        self.leave(Command::ReadPower { host: host.clone(), read, through: through.clone(), urgent });
     }
-    fn off(&mut self, step: StepId, host: &HostId) {
-        self.leave(Command::FenceOff { step, host: host.clone() });
+    fn off(&mut self, step: StepId, host: &HostId, through: &Through) {
+        self.leave(Command::FenceOff { step, host: host.clone(), through: through.clone() });
     }
-    fn on(&mut self, host: &HostId) {
-        self.leave(Command::PowerOn { host: host.clone() });
+    fn on(&mut self, host: &HostId, through: &Through) {
+        self.leave(Command::PowerOn { host: host.clone(), through: through.clone() });
     }
 }
 

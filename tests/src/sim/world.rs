@@ -16,9 +16,9 @@ use super::{Fault, NovaFault, Rng, Summary};
 use medevac_aggregator::engine::{Engine, Input, Ports};
 use medevac_triage::{
     Aggregate, BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards,
-    Heartbeat, Hello, HostId, InstanceId, Inventory, Marks, Mode, Observation, Order, Outcome, Parting, Phase, PlaneId,
-    Power, ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SegmentsBy, SessionId, Settings,
-    Shown, StepId, StopReason, Vantage, Word,
+    Heartbeat, Hello, HostId, InstanceId, Inventory, Look, Marks, Mode, Observation, Offer, Order, Outcome, Parting,
+    Phase, PlaneId, Power, ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SegmentsBy, SessionId,
+    Settings, Shown, StepId, StopReason, Through, Vantage, Word,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -134,6 +134,8 @@ struct Host {
     /// It does not read the folder that the others share.
     bare: bool,
     libvirt_hangs: bool,
+    /// What its agent says of its controller; `None`: nothing.
+    controller: Option<Offer>,
 }
 
 /// Where a guest's disk lies.
@@ -168,8 +170,8 @@ enum Event {
     StartAggregator,
     Boot(usize),
     ProbeDone { start: u64, round: u64, from: Vantage, targets: Vec<usize>, references: Vec<String> },
-    FenceDone { start: u64, step: StepId, host: usize },
-    ReadDone { start: u64, host: usize, read: u64 },
+    FenceDone { start: u64, step: StepId, device: power::Wired },
+    ReadDone { start: u64, host: usize, read: u64, device: power::Wired },
     PowerOn(usize),
     Arrive { host: usize, boot: u32, start: u64, command: Command },
     Migrated { guest: usize, from: (usize, u32), to: (usize, u32) },
@@ -246,7 +248,7 @@ impl World {
         settings.planes = options.planes.unwrap_or_else(all);
         for host in (0..hosts).filter(|host| !options.without_device.contains(host)) {
             let name = format!("bmc{}", host + 1);
-            settings.devices.insert(id(host), Device { name, pinned: options.pinned });
+            settings.devices.insert(id(host), Device::named(&name, options.pinned));
         }
         let mut world = Self {
             rng: Rng::new(seed),
@@ -335,11 +337,8 @@ impl World {
             Event::ProbeDone { start, round, from, targets, references } => {
                 self.probe_done(start, round, from, targets, references)
             }
-            Event::FenceDone { start, step, host } => self.fence_done(start, step, host),
-            Event::ReadDone { start, host, read } => {
-                let power = self.read_bmc(host);
-                self.tell(start, Observation::PowerRead { host: id(host), read, power });
-            }
+            Event::FenceDone { start, step, device } => self.fence_done(start, step, &device),
+            Event::ReadDone { start, host, read, device } => self.read_done(start, host, read, &device),
             Event::PowerOn(host) => {
                 if !self.hosts[host].power {
                     self.hosts[host].power = true;

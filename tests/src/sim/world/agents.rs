@@ -88,6 +88,7 @@ impl World {
         for (seq, fact) in self.hosts[host].unacked.clone() {
             self.send_fact(host, seq, fact);
         }
+        self.tell_controller(host);
     }
 
     pub(super) fn hello(&self, host: usize, session: SessionId) -> Hello {

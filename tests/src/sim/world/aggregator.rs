@@ -132,24 +132,26 @@ impl World {
                 let targets = targets.keys().map(lookup).collect();
                 self.ask_probe(start, round, Vantage::Own, targets, references);
             }
-            Command::ReadPower { host, read } => {
+            Command::ReadPower { host, read, through, .. } => {
                 let host = lookup(&host);
-                let takes = if self.hosts[host].bmc == Bmc::Unreachable { 5000 } else { 220 };
-                self.at(takes, Event::ReadDone { start, host, read });
+                let device = self.wired(host, &through);
+                let takes = if *self.bmc(&device) == Bmc::Unreachable { 5000 } else { 220 };
+                self.at(takes, Event::ReadDone { start, host, read, device });
             }
-            Command::FenceOff { step, host } => {
+            Command::FenceOff { step, host, through } => {
                 let host = lookup(&host);
                 self.check_shot(host);
-                let takes = match self.hosts[host].bmc {
+                let device = self.wired(host, &through);
+                let takes = match self.bmc(&device) {
                     Bmc::Slow => 15_000,
                     Bmc::Unreachable => 10_000,
                     _ => 2_500,
                 };
-                self.at(takes, Event::FenceDone { start, step, host });
+                self.at(takes, Event::FenceDone { start, step, device });
             }
             // Nobody has a certificate here.
             Command::Bar(_) => {}
-            Command::PowerOn { host } => self.at(2000, Event::PowerOn(lookup(&host))),
+            Command::PowerOn { host, .. } => self.at(2000, Event::PowerOn(lookup(&host))),
             Command::Order { ref host, ref session, step, ref order, .. } => {
                 let at = lookup(host);
                 self.say(format!("order {step} to {host}: {order:?}"));

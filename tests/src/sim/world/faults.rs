@@ -63,6 +63,7 @@ impl World {
             Fault::BmcLies(host) => self.break_bmc(host, Bmc::Lies),
             Fault::BmcSlow(host) => self.break_bmc(host, Bmc::Slow),
             Fault::BmcWell(host) => self.repair_bmc(host),
+            Fault::Offer(host, ref offer) => self.offer(host, offer.clone()),
             Fault::RefuseStart(host) => self.hosts[host].refuse_next = true,
             Fault::BreakNova(time) => self.break_nova(time.as_millis() as u64),
             Fault::DieAtEvacuation { before } => self.shared.lock().die_at = Some(("cloud-evacuate", before)),

@@ -2,8 +2,32 @@
 
 use super::*;
 
+/// What answers: its name, and whose controller it is; `None`: nobody is there.
+#[derive(Clone, Debug)]
+pub(super) struct Wired {
+    name: String,
+    bmc: Option<usize>,
+}
+
 impl World {
-    pub(super) fn read_bmc(&mut self, host: usize) -> Power {
+    /// Configured for its host, or found at an address: the controller of hvN is at 10.9.0.N.
+    pub(super) fn wired(&self, host: usize, through: &Through) -> Wired {
+        match through {
+            Through::Levels => Wired { name: format!("bmc{}", host + 1), bmc: Some(host) },
+            Through::Template { place, .. } => {
+                let number = place.address.strip_prefix("10.9.0.").and_then(|last| last.parse::<usize>().ok());
+                let bmc = number.and_then(|number| number.checked_sub(1)).filter(|bmc| *bmc < self.hosts.len());
+                Wired { name: format!("bmc {place}"), bmc }
+            }
+        }
+    }
+
+    pub(super) fn bmc(&self, device: &Wired) -> &Bmc {
+        device.bmc.map_or(&Bmc::Unreachable, |bmc| &self.hosts[bmc].bmc)
+    }
+
+    fn read_bmc(&mut self, device: &Wired) -> Power {
+        let Some(host) = device.bmc else { return Power::Unknown };
         let h = &mut self.hosts[host];
         h.lied_about |= h.bmc == Bmc::Lies && h.up && self.now < h.lost_at + 1000;
         let power = |host: usize| if self.hosts[host].power { Power::On } else { Power::Off };
@@ -15,17 +39,40 @@ impl World {
         }
     }
 
-    pub(super) fn fence_done(&mut self, start: u64, step: StepId, host: usize) {
-        match self.hosts[host].bmc {
-            Bmc::Well | Bmc::Slow => self.switch_off(host),
-            Bmc::Unreachable | Bmc::Lies => {}
-            Bmc::Shoots(other) => self.switch_off(other),
+    pub(super) fn read_done(&mut self, start: u64, host: usize, read: u64, device: &Wired) {
+        let power = self.read_bmc(device);
+        let said = if power == Power::Unknown { "no answer" } else { "it answers" }.to_owned();
+        let looks = vec![Look { device: device.name.clone(), power, said }];
+        self.tell(start, Observation::PowerRead { host: id(host), read, power, looks });
+    }
+
+    pub(super) fn fence_done(&mut self, start: u64, step: StepId, device: &Wired) {
+        if let Some(host) = device.bmc {
+            match self.hosts[host].bmc {
+                Bmc::Well | Bmc::Slow => self.switch_off(host),
+                Bmc::Unreachable | Bmc::Lies => {}
+                Bmc::Shoots(other) => self.switch_off(other),
+            }
         }
-        let power = self.read_bmc(host);
-        let device = format!("bmc{}", host + 1);
+        let power = self.read_bmc(device);
         let detail = format!("status says {power:?}").to_lowercase();
-        let answer = FenceAnswer { power, device, detail, nothing_sent: false };
+        let answer = FenceAnswer { power, device: device.name.clone(), detail, nothing_sent: false };
         self.tell(start, Observation::FenceAnswered { step, answer });
+    }
+
+    /// From now on its agent says so, each time that it connects, too.
+    pub(super) fn offer(&mut self, host: usize, offer: Offer) {
+        self.hosts[host].controller = Some(offer);
+        self.tell_controller(host);
+    }
+
+    pub(super) fn tell_controller(&mut self, host: usize) {
+        let told = self.hosts[host].controller.clone();
+        if let Some(offer) = told.filter(|_| self.hosts[host].session.is_some()) {
+            // Behind the hello, as on a stream.
+            let start = self.shared.lock().epoch;
+            self.at(30, Event::Deliver(start, Observation::ControllerTold { host: id(host), offer }));
+        }
     }
 
     pub(super) fn switch_off(&mut self, host: usize) {
