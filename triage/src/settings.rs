@@ -111,7 +111,7 @@ pub struct Device {
 impl Device {
     /// Of one level of which no more is known than its name.
     pub fn named(name: &str, pinned: bool) -> Self {
-        let level = Level { name: name.to_owned(), ..Level::default() };
+        let level = Level { name: name.to_owned(), agent: name.to_owned(), ..Level::default() };
         Self { name: name.to_owned(), pinned, levels: vec![level], through: Through::Levels }
     }
 

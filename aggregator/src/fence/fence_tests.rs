@@ -198,7 +198,7 @@ async fn a_template_becomes_the_device_of_the_host_that_is_meant() {
 async fn an_order_never_waits_for_looks_at_healthy_hosts_and_ends_the_one_at_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let script = format!(
-        "case $input in *action=status*ip=10.0.9.1*) [ -e ordered ] || exec sleep 6543;; *action=off*) touch ordered;; esac\n{HONEST}"
+        "case $input in *action=status*ip=10.0.9.11) [ -e ordered ] || exec sleep 6543;; *action=status*) exec sleep 6543;; *action=off*) touch ordered;; esac\n{HONEST}"
     );
     let (mut fencer, mut seen) = templated(agent(dir.path(), "fence_slow", &script));
     for host in 1..40 {
