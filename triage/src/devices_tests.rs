@@ -106,7 +106,10 @@ fn listed(line: usize, host: &str, address: &str, pinned: Option<bool>) -> Liste
     Listed { line, host: host.into(), place: Place::read(address, "").unwrap(), pinned }
 }
 
-fn import(triage: &mut Triage, rows: &[(&str, &str, Option<bool>)]) -> Result<String, String> {
+/// A host, its address, and whether it is vouched for.
+type Row = (&'static str, &'static str, Option<bool>);
+
+fn import(triage: &mut Triage, rows: &[Row]) -> Result<String, String> {
     let rows = rows.iter().enumerate().map(|(at, (host, address, pinned))| listed(at + 2, host, address, *pinned));
     let word = Word::ImportDevices { rows: rows.collect(), dry_run: false };
     say(triage, word)
@@ -186,7 +189,7 @@ fn a_list_is_taken_as_a_whole_and_twice_is_as_once() {
 
 #[test]
 fn a_list_that_may_shoot_a_neighbour_or_nobody_is_refused_by_name() {
-    let cases: [(&[(&str, &str, Option<bool>)], &str); 4] = [
+    let cases: [(&[Row], &str); 4] = [
         (&[], "empty-list"),
         (&[("hv1", "10.0.9.11", None), ("hv1", "10.0.9.12", None)], "host-twice"),
         (&[("hv1", "10.0.9.11", None), ("hv2", "10.0.9.11", None)], "one-plug"),
