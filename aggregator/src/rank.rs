@@ -14,7 +14,8 @@ pub enum Rank {
     Admin,
 }
 
-/// What a verb takes, in the order of the documents. `token` is no verb but a request of its own.
+/// What a verb takes, in the order of the documents. `token` and
+/// `import-devices` are no verbs but requests of their own.
 pub const VERBS: [(&str, Rank); 22] = [
     ("pause", Rank::Operator),
     ("resume", Rank::Operator),

@@ -402,6 +402,7 @@ async fn each_rank_may_what_its_table_says_and_no_more() {
         for (verb, needed) in medevac_aggregator::rank::VERBS {
             let (path, mut body) = match verb {
                 "token" => ("/api/v1/tokens", json!({"hosts": ["hv9"], "ttl_s": 60})),
+                "import-devices" => ("/api/v1/fences", json!({"rows": [{"host": "hv1", "address": "10.0.9.11"}]})),
                 _ => ("/api/v1/verbs", words(verb)),
             };
             body["reason"] = json!("to see");
@@ -425,7 +426,8 @@ fn every_verb_of_the_api_has_its_rank_in_the_table() {
     let verbs = description["components"]["schemas"]["VerbRequest"]["oneOf"].as_array().unwrap();
     let mut described: Vec<&str> =
         verbs.iter().map(|verb| verb["properties"]["verb"]["const"].as_str().unwrap()).collect();
-    described.push("token");
+    // Requests of their own.
+    described.extend(["import-devices", "token"]);
     described.sort_unstable();
     let mut ranked = medevac_aggregator::rank::VERBS.map(|(verb, _)| verb);
     ranked.sort_unstable();
