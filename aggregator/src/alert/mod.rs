@@ -19,7 +19,7 @@ mod sign;
 
 pub use body::{Form, template_faults};
 pub use guard::forbidden_host;
-pub use receiver::{Place, Receiver, secret};
+pub use receiver::{Place, Receiver};
 
 use crate::engine::Input;
 use crate::ports::{Courier, Receivers};
