@@ -155,8 +155,11 @@ impl Poster {
         }
         let secrets = receiver.secret_files.iter().map(|file| Secret::read(file)).collect::<Result<Vec<_>, _>>()?;
         let seconds = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
-        let mut request =
-            self.client()?.post(url).header("content-type", parcel.content_type).header("medevac-delivery", parcel.id);
+        let mut request = self
+            .client(&url)?
+            .post(url)
+            .header("content-type", parcel.content_type)
+            .header("medevac-delivery", parcel.id);
         if !secrets.is_empty() {
             request = request.header(HEADER, signature(&secrets, seconds, &parcel.body));
         }
@@ -167,7 +170,7 @@ impl Poster {
     }
 
     /// Made anew for each letter: alerts are rare, and a changed authority needs no restart.
-    fn client(&self) -> Result<Client, String> {
+    fn client(&self, url: &Url) -> Result<Client, String> {
         // The only provider that is built in; a second call changes nothing.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut builder = Client::builder()
@@ -176,10 +179,16 @@ impl Poster {
             .dns_resolver(Arc::new(GuardedDns))
             .no_proxy()
             .user_agent(concat!("medevac/", env!("CARGO_PKG_VERSION")));
-        if let Some(file) = &self.receiver.ca_file {
-            builder = builder.tls_certs_only(authorities(file)?);
+        match &self.receiver.ca_file {
+            Some(file) => builder = builder.tls_certs_only(authorities(file)?),
+            // Without TLS a machine that trusts no authority at all will do.
+            None if url.scheme() == "http" => builder = builder.tls_certs_only([]),
+            None => {}
         }
-        builder.build().map_err(|error| cause(&error))
+        let todo = "name its authority as `ca_file`, or install ca-certificates";
+        builder
+            .build()
+            .map_err(|error| if url.scheme() == "http" { cause(&error) } else { format!("{}: {todo}", cause(&error)) })
     }
 }
 
