@@ -23,5 +23,5 @@ mod secret;
 
 pub use duration::{parse as parse_duration, show as show_duration};
 pub use problem::{Problem, Problems};
-pub use reader::Reader;
+pub use reader::{Question, Reader};
 pub use secret::Secret;

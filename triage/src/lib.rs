@@ -48,7 +48,9 @@ mod proof;
 mod rails;
 mod record;
 mod recovery;
+mod reload;
 mod reserve;
+mod restored;
 mod returning;
 mod roster;
 mod segments;
@@ -85,6 +87,7 @@ pub use policy::{
 };
 pub use record::*;
 pub use reserve::{RecoveryMethod, Taken};
+pub use restored::{Restoring, Voided, jumped, restored};
 pub use segments::{DEFAULT_SEGMENT, SEGMENT_MARK, SegmentsBy};
 pub use servers::{Fate, TABLE as SERVER_STATES};
 pub use settings::{Device, Guards, OnHung, Settings};
@@ -151,6 +154,8 @@ pub struct Triage {
     /// Some host may belong to another segment.
     segments_are_stale: bool,
     deposed: Option<String>,
+    /// The configuration as it is in the file was refused.
+    unread: Option<reload::Unread>,
     out: Decision,
     now: Now,
 }
@@ -192,6 +197,7 @@ impl Triage {
             care_is_stale: true,
             segments_are_stale: true,
             deposed: None,
+            unread: None,
             out: Decision::default(),
             now,
         };

@@ -118,7 +118,8 @@ impl Triage {
     fn set_paused(&mut self, paused: Option<String>) -> Answer {
         let text = if paused.is_some() { "paused: nothing is ordered until `medevacctl resume`" } else { "resumed" };
         let site = self.durable.site();
-        self.durable.site.put(SiteRecord { paused, ..site });
+        let restored = site.restored.filter(|_| paused.is_some());
+        self.durable.site.put(SiteRecord { paused, restored, ..site });
         Ok(text.to_owned())
     }
 
@@ -358,6 +359,13 @@ impl Triage {
         }
         if let Some(id) = self.host_incident(host) {
             return refuse("has-incident", format!("{host} is dealt with in {id}: end that one first"));
+        }
+        if self.host(host).is_some_and(|record| record.unseen) {
+            let text = format!(
+                "the store was restored, and any guest may be on {host}, which has shown nothing since: once you know \
+                 that it is off, say `medevacctl confirm-fenced {host}`"
+            );
+            return refuse("unseen", text);
         }
         let near = self.durable.instances_near(host);
         let near: Vec<_> = near.iter().filter_map(|id| self.durable.instances.get(id)).cloned().collect();

@@ -145,6 +145,7 @@ impl Triage {
         let Some(boot) = boot.or_else(|| record.boots.last().cloned()) else { return };
         record.dead = Some(Death { boot, proof, wall, needs_hold: false, refuted: None });
         record.fenced |= by_us;
+        record.unseen = false;
         let now = self.now.at;
         if let Some(watch) = self.watches.get_mut(host) {
             watch.died_at = Some(now);

@@ -69,6 +69,8 @@ pub struct SiteRecord {
     pub words: u64,
     /// An operator's brake, with the reason: nothing is ordered while it is set.
     pub paused: Option<String>,
+    /// It comes from a backup, and nobody has said `resume` since: how, and why.
+    pub restored: Option<String>,
 }
 
 /// What medevac may do in a segment.
@@ -145,6 +147,8 @@ pub struct HostRecord {
     pub cloud_maintenance: String,
     /// The incident that has taken it from the reserve.
     pub taken: Option<Taken>,
+    /// It has shown nothing since this store was restored: any guest may be there.
+    pub unseen: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -341,6 +345,11 @@ pub enum Phase {
 impl Phase {
     pub fn closed(&self) -> bool {
         matches!(self, Phase::Closed { .. })
+    }
+
+    /// A pass through the host's devices is under way, or what it came to is being looked at.
+    pub fn off_order_is_out(&self) -> bool {
+        matches!(self, Phase::Fencing { .. } | Phase::Confirming { .. })
     }
 }
 
