@@ -37,6 +37,7 @@ pub mod metrics;
 pub mod papers;
 pub mod pin;
 pub mod qemu;
+pub mod reload;
 pub mod renew;
 pub mod spool;
 pub mod state;

@@ -22,7 +22,7 @@ use medevac_triage::{
     PlaneId, PolicyRule, RecoveryMethod, SegmentId, SegmentsBy, Settings, TIER_MAX,
 };
 pub use read::Read;
-pub use reference::{KEYS, Key};
+pub use reference::KEYS;
 pub use restart::restarts;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -14,15 +14,10 @@ use crate::fence::Devices;
 use crate::ports::Sight;
 use crate::swap::Swap;
 use medevac_triage::Settings;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-
-/// A file that has not changed for this long is not being written.
-const STILL_FOR: Duration = Duration::from_millis(200);
-/// Looks at a file that changes all the time, before it is given up.
-const LOOKS_MAX: usize = 25;
 
 /// What follows the settings, outside of the loop's own state.
 #[derive(Clone, Debug)]
@@ -73,7 +68,9 @@ impl Reloader {
     }
 
     async fn fresh(&self) -> Result<Read, String> {
-        let text = whole(&self.path).await?;
+        let path = self.path.clone();
+        let text = tokio::task::spawn_blocking(move || medevac_settings::read_whole(&path)).await;
+        let text = text.unwrap_or_else(|_| Err("it was not read".to_owned()))?;
         let faults = |problems: medevac_settings::Problems| problems.to_string().replace('\n', "; ");
         let fresh = Read::parse(&text).map_err(faults)?;
         let keys = restarts(&self.read.config, &fresh.config);
@@ -118,25 +115,3 @@ impl Reloader {
 fn refused(path: &impl std::fmt::Display, why: &str) {
     tracing::warn!(code = "MDV-CONFIG-REFUSED", "{path} is not taken, what was read before holds: {why}");
 }
-
-/// A text that nobody is just writing: the end of a file may be missing without a fault in the rest.
-async fn whole(path: &Path) -> Result<String, String> {
-    let read = || std::fs::read_to_string(path).map_err(|error| format!("it cannot be read: {error}"));
-    let mut text = read()?;
-    for _ in 0..LOOKS_MAX {
-        tokio::time::sleep(STILL_FOR).await;
-        let again = read()?;
-        if again == text {
-            return match text.ends_with('\n') {
-                true => Ok(text),
-                false => Err("its last line has no end: is somebody still writing it?".to_owned()),
-            };
-        }
-        text = again;
-    }
-    Err("it changes all the time: is somebody still writing it?".to_owned())
-}
-
-#[cfg(test)]
-#[path = "reload_tests.rs"]
-mod tests;

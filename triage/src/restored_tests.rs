@@ -37,6 +37,7 @@ fn at_work() -> Vec<(Key, Record)> {
         last_host: "hv1".into(),
         wanted: true,
         moved_to: Some("hv2".into()),
+        defined_on: ["hv1".into()].into(),
         homes: [("hv2".into(), home("b2", HomeWhy::Ordered(STEP)))].into(),
         ..InstanceRecord::default()
     };
@@ -158,6 +159,7 @@ fn a_restored_site_orders_nothing_and_tells_agents_nothing_new() {
                 | Command::Probe { .. }
                 | Command::ProbeSelf { .. }
                 | Command::ReadPower { .. }
+                | Command::CloseSession { .. }
         )
     };
     let mut ordered = site.join("hv2", "b2", &["vm1"]).commands;

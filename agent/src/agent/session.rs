@@ -159,7 +159,15 @@ impl Agent {
             warnings
                 .push("the responder does not run: peers' probes cannot tell this host from a frozen one".to_owned());
         }
+        if let Some(why) = &self.refused {
+            warnings.push(format!("its configuration is refused, and what was read before holds: {why}"));
+        }
         warnings
+    }
+
+    /// On other addresses than before: the streams are opened anew.
+    pub(super) fn end_all(&self) {
+        self.links.iter().filter_map(|l| l.session.as_ref()).for_each(|session| session.ends.cancel());
     }
 
     /// Warnings travel in the hello alone: when they change, the streams are opened anew.

@@ -1,21 +1,125 @@
-//! Every key, what it is for, and whether a reload takes it.
+//! Every key of `aggregator.toml`: what it is for, and whether a reload takes it.
 //!
-//! What a key may be, and what stands where it is not given, is what the reader
-//! asks for: the page in docs/configuration.md is made from both, and a test
-//! holds it to them.
+//! What a key may be, and what holds where it is not given, is what the reader asks
+//! for. docs/configuration.md is made from both; a test holds it to them.
 
-/// One key of the reference.
-#[derive(Clone, Copy, Debug)]
-pub struct Key {
-    /// As in the file; `[]` for each of a list, `NAME` for a free name.
-    pub key: &'static str,
-    /// Taken by a reload; otherwise a restart is needed, and a reload that changes it is refused.
-    pub reload: bool,
-    pub what: &'static str,
-}
+use medevac_settings::Key;
+use medevac_settings::reference::{restart, taken};
 
-pub const KEYS: [Key; 0] = [];
-
-#[cfg(test)]
-#[path = "reference_tests.rs"]
-mod tests;
+/// In the order of the page.
+pub const KEYS: [Key; 90] = [
+    restart("listen", "Where agents, and people over TLS, connect."),
+    restart("socket", "Where medevacctl on this machine connects."),
+    restart("state_dir", "The store: a local disk, for one process."),
+    restart("machine_identity", "Names this machine: the store is pinned to it."),
+    restart("cloud", "What runs the guests."),
+    restart("host_running_me", "The hypervisor on which this aggregator runs, if it does: never condemned by it."),
+    taken(
+        "segments_by",
+        "What makes segments of hosts that are in none by hand. With `cloud = \"openstack\"` the default is `\"availability_zone\"`.",
+    ),
+    taken("segment_aggregates", "Aggregates that make segments, with `segments_by = \"aggregate\"`."),
+    taken("protect", "Which guests are protected where no rule and no word says otherwise."),
+    taken("planes", "Networks that fail independently of each other, as the agents name them."),
+    taken("reference", "Addresses that stand in for a second witness."),
+    restart("insecure_plaintext", "Without TLS: for trials on loopback."),
+    restart("tls.ca", "The site's authority. A changed file is read without a reload."),
+    restart("tls.cert", "This aggregator's certificate; the same."),
+    restart("tls.key", "Its key; the same."),
+    restart("tls.ca_key", "The authority's key, where hosts join and certificates are renewed here; beside `tls.ca`."),
+    restart("identity.lifetime", "Of a host's certificate."),
+    restart("identity.socket_group", "Its members may use the socket as operators."),
+    restart("metrics.listen", "Where numbers are served; empty: nowhere."),
+    restart("metrics.client_certificate", "Whether whoever reads them must show a certificate."),
+    restart("openstack.clouds_file", "A clouds.yaml; empty: where every OpenStack tool looks."),
+    restart("openstack.cloud", "One of the clouds in it; empty: OS_CLOUD, or the only one."),
+    restart("openstack.hosts", "Hosts whose nova-compute has another name than their agent."),
+    taken(
+        "segments.NAME.mode",
+        "The mode in which the segment begins; later `medevacctl mode` has the word. As in the default segment, `\"observe\"` there.",
+    ),
+    taken("segments.NAME.on_hung", "What is done about a hung host. As in the default segment, `\"approve\"` there."),
+    taken(
+        "segments.NAME.hosts",
+        "Hosts that are in this segment whatever the rule says. One moves once nothing is open about it.",
+    ),
+    taken(
+        "segments.NAME.recovery_method",
+        "How the servers of a dead host find a new one, with OpenStack. As in the default segment, `\"auto\"` there.",
+    ),
+    taken("segments.NAME.reserved_hosts", "Hosts that are kept empty for it, in the order in which they are taken."),
+    taken("policy[].zone", "The rule means servers of this availability zone."),
+    taken("policy[].aggregate", "Of hosts in this aggregate."),
+    taken("policy[].project", "Of this project."),
+    taken("policy[].image", "Made from this image."),
+    taken("policy[].flavor", "Of this flavor."),
+    taken("policy[].server", "This one, by name or id."),
+    taken("policy[].ha", "Whether they are protected."),
+    taken("policy[].priority", "Higher is earlier."),
+    taken("policy[].tier", "The next tier waits for it."),
+    taken("policy[].on_local_disks", "Whether a local disk may be made anew elsewhere."),
+    taken(
+        "matrix.all_planes",
+        "What is done about a host that nobody hears. One of the actions in `medevacctl explain matrix`; `\"fence\"`.",
+    ),
+    taken("matrix.management", "About one whose agent is out of reach alone; `\"alert\"`."),
+    taken("matrix.storage_one_host", "About one that lost storage; `\"approve\"`."),
+    taken("matrix.storage_several_hosts", "About several that lost the same; `\"alert\"`."),
+    taken("matrix.storage_still_written", "About a silent one that still writes; `\"alert\"`."),
+    taken("matrix.tenant", "About one whose guests lost their network; `\"alert\"`."),
+    taken("probe.banner_ports", "Services that speak first (ssh): they tell a hung host from a live one."),
+    taken("probe.responder_port", "The UDP port of the agents' responder."),
+    taken("recovery.starts_per_target", "Starts under way on one host at a time."),
+    taken("recovery.memory_reserve_mib", "Left free on every target."),
+    taken("recovery.restarts_max", "Restarts at home of a guest that keeps dying."),
+    taken("alerts.resolve_after", "An alert is over once nothing of it has been open for this long."),
+    taken("alerts.receiver[].name", "How `medevacctl alert test` calls it."),
+    taken("alerts.receiver[].url", "Where letters go."),
+    taken("alerts.receiver[].url_file", "In place of `url`, where that is a secret."),
+    taken("alerts.receiver[].format", "What a letter looks like."),
+    taken("alerts.receiver[].template", "A minijinja file, with `format = \"template\"`. Read for each letter."),
+    taken("alerts.receiver[].content_type", "Of what the template makes."),
+    taken("alerts.receiver[].template_secret_file", "What the template calls `secret`. Read for each letter."),
+    taken(
+        "alerts.receiver[].secret_files",
+        "Keys of the signature: the new one, and the old one while receivers change.",
+    ),
+    taken("alerts.receiver[].bearer_file", "A token for the Authorization header."),
+    taken("alerts.receiver[].ca_file", "The authority of the receiver's certificate, if not a public one."),
+    taken("alerts.receiver[].deadline", "For one letter."),
+    taken("alerts.receiver[].min_severity", "Less is not told."),
+    taken("alerts.receiver[].segments", "Of these alone; empty: all."),
+    taken("alerts.receiver[].codes", "These alone; empty: all."),
+    taken("timing.suspect_after", "Heartbeats (one a second) this late make a suspect."),
+    taken("timing.fence_grace", "What silence is worth on two planes with the neighbours heard."),
+    taken("timing.fence_grace_long", "What it is worth otherwise."),
+    taken("timing.settle", "After a start nobody is judged for this long."),
+    taken("timing.hung_after", "Kernel-only answers for this long make a host hung."),
+    taken("timing.boot_grace", "A site that lost all power is not shot while it posts."),
+    taken("timing.goodbye_agent", "An agent that said goodbye may be away this long: an upgrade."),
+    taken("timing.goodbye_shutdown", "A host that said goodbye may be away this long: a reboot."),
+    taken("timing.probe_every", "A round of probes begins this often while anybody is watched."),
+    taken("timing.probe_deadline", "A probe's answer is awaited this long."),
+    taken("timing.shot_window", "The third host shot within this time waits for a person."),
+    taken("timing.fence_retry_first", "First pause between two passes of a fence; doubled each time."),
+    taken("timing.fence_retry_max", "The longest of them."),
+    taken(
+        "timing.fence_deadline",
+        "One pass through all fence levels of a host; never less than two deadlines of each level.",
+    ),
+    taken("timing.start_deadline", "A start that is not answered in this time is unknown and bars other targets."),
+    taken("timing.cloud_deadline", "A request that changes something at Nova."),
+    taken(
+        "timing.evacuation_deadline",
+        "An evacuation of which Nova has shown no end for this long is told to a person.",
+    ),
+    taken("timing.inventory_deadline", "An agent that has not shown what it has in this time counts as not heard."),
+    taken("timing.restart_backoff", "Before the second restart at home; doubled each time."),
+    taken("timing.agents_down_after", "Agents down for this long are one alert for their segment."),
+    taken("fence[].host", "The host that it switches. Several entries of one host are levels, tried in order."),
+    taken("fence[].agent", "A ClusterLabs fence agent: a name below /usr/sbin, or a path."),
+    taken("fence[].deadline", "For one run of it."),
+    taken("fence[].pinned", "You have seen that this device switches this host, and no other."),
+    taken("fence[].password_file", "Read for each run. With mode 0600."),
+    taken("fence[].options", "As in the agent's own manual."),
+];

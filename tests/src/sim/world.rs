@@ -13,7 +13,7 @@ mod power;
 
 use super::ports::Shared;
 use super::{Fault, NovaFault, Rng, Summary};
-use medevac_aggregator::engine::{Engine, Input, Ports};
+use medevac_aggregator::engine::{Engine, Input, Ports, Reload};
 use medevac_triage::{
     Aggregate, BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards,
     Heartbeat, Hello, HostId, InstanceId, Inventory, Marks, Mode, Observation, Order, Outcome, Parting, Phase, PlaneId,
