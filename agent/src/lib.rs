@@ -34,6 +34,7 @@ pub mod libvirt;
 pub mod link;
 pub mod markers;
 pub mod metrics;
+pub mod others;
 pub mod papers;
 pub mod pin;
 pub mod qemu;

@@ -365,9 +365,10 @@ fn fault(words: &[&str]) -> Result<Fault, String> {
 fn word(words: &[&str], all: &SegmentId) -> Result<Word, String> {
     let incident = |id: &str| IncidentId::parse(id).ok_or("an incident looks like inc-1");
     Ok(match *words {
-        ["mode", mode] => Word::SetMode { segment: all.clone(), mode: Mode::parse(mode).ok_or("no such mode")? },
+        ["mode", mode] => word(&["mode", all.as_str(), mode], all)?,
         ["mode", segment, mode] => {
-            Word::SetMode { segment: SegmentId::from(segment), mode: Mode::parse(mode).ok_or("no such mode")? }
+            let mode = Mode::parse(mode).ok_or("no such mode")?;
+            Word::SetMode { segment: SegmentId::from(segment), mode, others_are_off: false }
         }
         ["pause"] => Word::Pause,
         ["resume"] => Word::Resume,

@@ -43,6 +43,7 @@ mod matrix;
 mod moves;
 mod observation;
 mod operator;
+mod others;
 mod policy;
 mod proof;
 mod rails;

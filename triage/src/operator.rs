@@ -61,7 +61,7 @@ impl Triage {
 
     fn obey(&mut self, by: &str, reason: &str, word: Word) -> Answer {
         match word {
-            Word::SetMode { segment, mode } => self.set_mode(&segment, mode),
+            Word::SetMode { segment, mode, others_are_off } => self.set_mode(&segment, mode, others_are_off),
             Word::Pause => self.set_paused(Some(format!("{reason} ({by})"))),
             Word::Resume => self.set_paused(None),
             Word::Maintenance { host, on, until_back, limit } => {
@@ -104,7 +104,17 @@ impl Triage {
         }
     }
 
-    fn set_mode(&mut self, segment: &SegmentId, mode: Mode) -> Answer {
+    fn set_mode(&mut self, segment: &SegmentId, mode: Mode, others_are_off: bool) -> Answer {
+        if mode != Mode::Observe
+            && !others_are_off
+            && let Some(found) = self.others_in(segment)
+        {
+            let text = format!(
+                "others restart guests there, too, and two that do end in two copies: {found}; disable them, or add \
+                 --others-are-off once you know that they do not act"
+            );
+            return refuse("other-ha", text);
+        }
         let Some(record) = self.durable.segments.edit(segment) else {
             return refuse("unknown-segment", format!("no segment {segment}: see `medevacctl status`"));
         };

@@ -199,7 +199,7 @@ fn resume_is_the_word_that_ends_it() {
     site.join("hv1", "b1", &[]);
     site.join("hv2", "b2", &["vm1"]);
     assert!(site.triage.standing_alerts(site.now).iter().any(|(code, _)| *code == "MDV-RESTORED"));
-    let told = site.say(Word::SetMode { segment: "default".into(), mode: Mode::Act });
+    let told = site.say(Word::SetMode { segment: "default".into(), mode: Mode::Act, others_are_off: false });
     assert!(told.is_ok(), "{told:?}");
     site.say(Word::Resume).unwrap();
     let care = site.turn(vec![Observation::TimePassed]);

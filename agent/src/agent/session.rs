@@ -8,6 +8,7 @@ use crate::clock;
 use crate::hands::admit;
 use crate::host::{self, Load};
 use crate::link::Happening;
+use crate::others;
 use crate::spool::Entry;
 use crate::state::Epoch;
 use medevac_probe::Key;
@@ -17,6 +18,7 @@ use medevac_proto::session::{
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -146,6 +148,7 @@ impl Agent {
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings = host::warnings();
+        warnings.extend(others::warning(Path::new("/proc")));
         if !self.guests.libvirt_answers() {
             warnings.push(NO_LIBVIRT.to_owned());
         }
