@@ -331,7 +331,7 @@ pub(crate) fn join(prefix: &str, name: &str) -> String {
 /// A value that may be a secret is never repeated in a message.
 fn is_secret(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase();
-    ["pass", "secret", "token", "community"].iter().any(|word| last.contains(word))
+    ["pass", "secret", "token", "community", "url", "key"].iter().any(|word| last.contains(word))
 }
 
 #[cfg(test)]

@@ -22,13 +22,13 @@ const BUSY: Duration = Duration::from_secs(10);
 /// Why there is no backup, or none was restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    #[error("{path}: {source}")]
+    #[error("{path} cannot be used")]
     Io {
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    #[error("{path}: {source}")]
+    #[error("the store at {path} cannot be used")]
     Sqlite {
         path: PathBuf,
         #[source]

@@ -101,3 +101,50 @@ def a_refused_file_leaves_everything_as_it_was_and_is_told(lab: Lab):
         reload(lab)
     wait_until(lambda: not alert(lab, "MDV-CONFIG-REFUSED"), 10, "the whole file is taken")
     lab.assert_only_fenced("hv1")
+
+
+def warnings(lab: Lab, host: str) -> str:
+    return "; ".join(next(row["warnings"] for row in lab.ctl("hosts") if row["name"] == host))
+
+
+@case()
+def an_agent_reads_its_file_again_without_a_restart(lab: Lab):
+    guests = lab.protected_site(2)
+    host = lab.host("hv1")
+    path, agent = host.folder / "etc/medevac/agent.toml", host.services()["agent"]
+    whole = path.read_text()
+
+    def read(text: str) -> None:
+        path.write_text(text)
+        host.stop_service("agent", signal.SIGHUP, wait=False)
+
+    read(whole + "[spool]\nmax_mib = 8\n")
+    wait_until(lambda: "MDV-RELOADED" in host.agent_log(), 10, "the agent has read it again")
+    read(whole + "[spol]\nmax_mib = 8\n")
+    wait_until(lambda: 'did you mean "spool"' in warnings(lab, "hv1"), 30, "status shows why it is refused")
+    read(whole)
+    wait_until(lambda: "refused" not in warnings(lab, "hv1"), 30, "the whole file is taken")
+    assert host.services()["agent"] == agent, "it was never restarted"
+    lab.wait_each_runs_once(guests)
+    lab.assert_nobody_fenced()
+
+
+@case()
+def beside_another_ha_medevac_acts_only_once_a_person_answers_for_it(lab: Lab):
+    lab.protected_site(2, mode="observe")
+    host = lab.host("hv2")
+    host.exec(["cp", "/bin/sleep", "/var/log/pacemakerd"])
+    other = host.start_exec(["/var/log/pacemakerd", "300"])
+    try:
+        wait_until(lambda: "other HA: pacemakerd" in warnings(lab, "hv2"), 30, "its agent has found it")
+        act = ("mode", "default", "act", "--yes", "--reason", "observed for two weeks")
+        try:
+            lab.ctl(*act)
+        except Refused as refused:
+            assert refused.body["refused"] == "other-ha" and "hv2: pacemakerd" in refused.body["text"], refused
+        else:
+            raise AssertionError("mode act beside a Pacemaker")
+        lab.ctl(*act, "--others-are-off")
+        assert lab.ctl("status")["segments"][0]["mode"] == "act"
+    finally:
+        other.kill()
