@@ -203,6 +203,9 @@ impl Triage {
             now,
         };
         triage.take_up();
+        for text in triage.doubt_other_devices() {
+            triage.note("MDV-CONFIG", true, text);
+        }
         triage
     }
 

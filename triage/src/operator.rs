@@ -291,6 +291,7 @@ impl Triage {
         };
         if let Some(record) = self.durable.hosts.edit(host) {
             record.device_pinned = true;
+            record.device.clone_from(&device);
         }
         Ok(format!("your word is kept that {device} is wired to {host}"))
     }

@@ -133,6 +133,8 @@ pub struct HostRecord {
     pub power_on_boot: Option<BootId>,
     /// An operator vouched that the fence device is wired to this host.
     pub device_pinned: bool,
+    /// The device of which these two are said.
+    pub device: String,
     pub memory_total_kib: u64,
     /// Facts of the current boot up to here have had their effect.
     pub acked_seq: u64,

@@ -36,7 +36,7 @@ impl Triage {
         let guards = self.settings.guards;
         let old = std::mem::replace(&mut self.settings, Settings { guards, ..settings });
         self.keep_deadlines(&old);
-        let mut told = self.doubt_changed_devices(&old);
+        let mut told = self.doubt_other_devices();
         told.extend(self.first_values(&old));
         // Answers under the old planes, ports or deadlines say nothing under the new ones.
         self.rounds.clear();
@@ -102,26 +102,35 @@ impl Triage {
         }
     }
 
-    /// What a device has shown, and what an operator vouched for, was about the device that it was.
-    fn doubt_changed_devices(&mut self, old: &Settings) -> Vec<String> {
+    /// What a device has shown, and what an operator vouched for, was about the device that it was:
+    /// before a reload, or before a restart with another file.
+    pub(crate) fn doubt_other_devices(&mut self) -> Vec<String> {
+        let now = self.now.at;
         let mut told = Vec::new();
         for host in self.durable.hosts.ids() {
-            let (before, after) = (old.devices.get(&host), self.settings.devices.get(&host));
-            if before.map(|device| &device.name) == after.map(|device| &device.name) {
+            let name = self.settings.devices.get(&host).map(|device| device.name.clone()).unwrap_or_default();
+            let Some(record) = self.durable.hosts.edit(&host) else { continue };
+            let before = std::mem::replace(&mut record.device, name);
+            // Nothing was said of any yet, or by a version that did not write it down.
+            if before == record.device || before.is_empty() {
                 continue;
             }
-            let Some(record) = self.durable.hosts.edit(&host) else { continue };
             let vouched = std::mem::take(&mut record.device_pinned);
             record.power_on_boot = None;
             if vouched {
                 told.push(format!(
-                    "{host} has another fence device: once you have seen that it is wired to it, `medevacctl \
-                     pin-device {host}`"
+                    "{host} has another fence device than {before}: once you have seen that it is wired to it, \
+                     `medevacctl pin-device {host}`"
                 ));
             }
             if let Some(watch) = self.watches.get_mut(&host) {
                 watch.power_asked = None;
                 watch.power_on_at = None;
+                watch.device_from = now;
+                if let Some(suspicion) = watch.suspect.as_mut() {
+                    suspicion.reads.clear();
+                    suspicion.reading = false;
+                }
             }
         }
         told

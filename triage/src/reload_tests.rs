@@ -94,26 +94,49 @@ fn silence_that_has_begun_keeps_the_longer_grace() {
     assert!(grace(&site).1 > before.1, "a longer one holds at once");
 }
 
-#[test]
-fn what_was_seen_of_a_device_says_nothing_of_another() {
-    let boot = Some(crate::BootId::from("b1"));
-    let host = HostRecord {
+/// Vouched for, and seen on while this boot was heard, by this device.
+fn vouched(device: &str) -> Record {
+    Record::Host(HostRecord {
         id: "hv1".into(),
         boots: vec!["b1".into()],
-        power_on_boot: boot.clone(),
+        power_on_boot: Some("b1".into()),
         device_pinned: true,
+        device: device.into(),
         ..HostRecord::default()
-    };
-    let mut site = Site::new(vec![Record::Host(host)]);
-    let of = |site: &Site| site.triage.host(&"hv1".into()).map(|r| (r.device_pinned, r.power_on_boot.clone()));
+    })
+}
+
+fn trust(site: &Site) -> (bool, bool) {
+    let record = site.triage.host(&"hv1".into()).unwrap();
+    (record.device_pinned, record.power_on_boot.is_some())
+}
+
+#[test]
+fn what_was_seen_of_a_device_says_nothing_of_another() {
+    let mut site = Site::new(vec![vouched("pdu 1")]);
     site.reload(settings("pdu 1")).unwrap();
     site.turn(SECOND);
-    assert_eq!(of(&site), Some((true, boot)));
+    assert_eq!(trust(&site), (true, true));
+    let asked = site.now.at;
+    site.now.at = asked.plus(SECOND);
     let told = site.reload(settings("pdu 2")).unwrap();
     assert!(told[0].contains("pin-device hv1"), "{told:?}");
     let changes = site.turn(SECOND).changes;
     assert!(changes.iter().any(|change| change.key() == "host/hv1"), "it is committed: {changes:?}");
-    assert_eq!(of(&site), Some((false, None)));
+    assert_eq!(trust(&site), (false, false));
+    // What the former device was asked before is answered after it.
+    site.triage.take_power(&"hv1".into(), asked.0, crate::Power::On);
+    assert_eq!(site.triage.watches.get(&HostId::from("hv1")).unwrap().power_on_at, None);
+}
+
+#[test]
+fn a_restart_with_another_device_in_the_file_asks_for_trust_anew() {
+    assert_eq!(trust(&Site::new(vec![vouched("pdu 1")])), (true, true));
+    assert_eq!(trust(&Site::new(vec![vouched("")])), (true, true), "kept by a version that did not write it down");
+    let mut site = Site::new(vec![vouched("pdu 9")]);
+    assert_eq!(trust(&site), (false, false));
+    let decision = site.turn(SECOND);
+    assert!(decision.notes.iter().any(|note| note.alert && note.text.contains("another fence device than pdu 9")));
 }
 
 #[test]

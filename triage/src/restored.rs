@@ -98,7 +98,15 @@ fn braked(site: SiteRecord, how: &Restoring) -> SiteRecord {
 }
 
 fn unseen(host: HostRecord) -> HostRecord {
-    HostRecord { unseen: true, goodbye: None, power_on_boot: None, device_pinned: false, taken: None, ..host }
+    HostRecord {
+        unseen: true,
+        goodbye: None,
+        power_on_boot: None,
+        device_pinned: false,
+        taken: None,
+        device: String::new(),
+        ..host
+    }
 }
 
 fn doubted(mut instance: InstanceRecord) -> InstanceRecord {
