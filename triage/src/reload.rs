@@ -28,6 +28,7 @@ impl Triage {
     /// # Errors
     /// Why not: everything stays as it was.
     pub fn reload(&mut self, now: Now, settings: Settings) -> Result<Vec<String>, String> {
+        self.now = now;
         if let Some(why) = self.bars_reload(&settings) {
             self.refuse_settings(now, why.clone());
             return Err(why);
