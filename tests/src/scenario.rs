@@ -15,7 +15,7 @@
 //!   local-disk vm1   bind vm1 host device   cloud openstack   nova ... (see the module `nova`)
 //!   reserved hv4     set recovery_method rh_priority
 //!   mark vm1 medevac:tier 2          mark image vm1 medevac:ha off            tier vm1 2      ha vm1 off
-//!   reload fence_grace 2s            reload-device hv1 another-pdu
+//!   reload fence_grace 2s            reload-device hv1 another-pdu      back-up          restore
 //!   each 1..20 crash hv@             show hosts counted
 //!   zone az1 hv1     aggregate fast hv1       segment edge hv1          set segments_by aggregate
 //!   receiver ops     receiver pager critical
@@ -130,6 +130,8 @@ impl Stage {
                 });
                 let _ = writeln!(out, "{told}");
             }
+            ["back-up"] => self.world().back_up(),
+            ["restore"] => self.world().restore(),
             ["each", range, ref words @ ..] => self.each(range, words, out)?,
             ["show", what] => self.show(what, out)?,
             ["show", what, "counted"] => {

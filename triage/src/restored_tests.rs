@@ -174,6 +174,7 @@ fn a_restored_site_orders_nothing_and_tells_agents_nothing_new() {
 fn a_segment_that_is_met_for_the_first_time_is_observed_too() {
     let mut site = Site::restored();
     site.triage.settings.segment_of = [(HostId::from("hv9"), "edge".into())].into();
+    site.triage.settings.initial_mode = [("edge".into(), Mode::Act)].into();
     site.join("hv9", "b9", &[]);
     assert_eq!(site.mode("edge"), Mode::Observe);
 }

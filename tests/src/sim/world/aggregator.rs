@@ -82,26 +82,6 @@ impl World {
         }
     }
 
-    /// The configuration is read again with a change in it. Returns what it came to.
-    pub fn reload(&mut self, change: impl FnOnce(&mut Settings)) -> String {
-        let mut fresh = self.settings.clone();
-        change(&mut fresh);
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
-        let take = Box::new(move |verdict| drop(tell.send(verdict)));
-        let (settings, longest_fence) = (Ok(fresh.clone()), Duration::from_secs(60));
-        self.inbox.push(Input::Reload(Box::new(Reload { settings, longest_fence, take })));
-        self.turn_soon();
-        self.run_for(Duration::from_millis(50));
-        match told.try_recv() {
-            Ok(Ok(notes)) => {
-                self.settings = fresh;
-                std::iter::once("taken".to_owned()).chain(notes).collect::<Vec<_>>().join("; ")
-            }
-            Ok(Err(why)) => format!("refused: {why}"),
-            Err(_) => "the aggregator is down".to_owned(),
-        }
-    }
-
     pub(super) fn turn(&mut self) {
         self.turn_due = false;
         if self.paused_until > self.now {
