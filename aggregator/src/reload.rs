@@ -28,6 +28,9 @@ pub struct Tools {
     pub trials: Arc<Trials>,
 }
 
+/// How all else follows what the loop has made of the settings.
+type Follow = Box<dyn FnOnce(&Verdict) + Send>;
+
 /// Reads the file again, one time after the other.
 #[derive(Debug)]
 pub struct Reloader {
@@ -84,7 +87,7 @@ impl Reloader {
         let (answer, answered) = oneshot::channel();
         let (settings, longest_fence, take) = match fresh {
             Ok(fresh) => self.taking(fresh),
-            Err(why) => (Err(why), Duration::ZERO, Box::new(|_: &Verdict| {}) as Box<dyn FnOnce(&Verdict) + Send>),
+            Err(why) => (Err(why), Duration::ZERO, Box::new(|_: &Verdict| {}) as Follow),
         };
         let take = Box::new(move |verdict: Verdict| {
             take(&verdict);
@@ -97,8 +100,7 @@ impl Reloader {
     }
 
     /// The settings, and how all else follows them at the moment at which the loop takes them.
-    #[allow(clippy::type_complexity)]
-    fn taking(&self, fresh: &Read) -> (Result<Settings, String>, Duration, Box<dyn FnOnce(&Verdict) + Send>) {
+    fn taking(&self, fresh: &Read) -> (Result<Settings, String>, Duration, Follow) {
         let (tools, config) = (self.tools.clone(), fresh.config.clone());
         let take = move |verdict: &Verdict| {
             if verdict.is_ok() {
