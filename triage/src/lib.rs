@@ -83,6 +83,7 @@ pub use lacks::Lack;
 pub use letters::{Delivery, Letter, Receiver};
 pub use matrix::{Act, Loss, Matrix, ROWS as MATRIX_ROWS, Row, Unfit, names as action_names};
 pub use observation::*;
+pub use others::OTHERS_TOLD;
 pub use policy::{
     Facts, HA_MARKS, Ha, LEVELS, Level, OnLocalDisks, PRIORITY_MAX, Policy, PolicyRule, Said, TIER_MAX, is_mark, judge,
 };

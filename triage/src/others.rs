@@ -6,8 +6,8 @@ use crate::Triage;
 use crate::id::SegmentId;
 use crate::record::HostRecord;
 
-/// How a warning of an agent begins that tells of one.
-const TOLD: [(&str, &str); 3] = [
+/// How a warning of an agent begins that tells of one, and what is said of it; a test holds it to the agent.
+pub const OTHERS_TOLD: [(&str, &str); 3] = [
     ("other HA: ", ""),
     ("libvirt-guests is enabled", "libvirt-guests"),
     ("nova.conf has resume_guests_state_on_host_boot", "resume_guests_state_on_host_boot"),
@@ -36,7 +36,7 @@ impl Triage {
 
     fn others_on(&self, host: &HostRecord) -> Vec<String> {
         let of_agent = host.warnings.iter().filter_map(|warning| {
-            let (begins, name) = TOLD.iter().find(|(begins, _)| warning.starts_with(begins))?;
+            let (begins, name) = OTHERS_TOLD.iter().find(|(begins, _)| warning.starts_with(begins))?;
             let listed = warning[begins.len()..].split(':').next().unwrap_or_default();
             Some(if name.is_empty() { listed.to_owned() } else { (*name).to_owned() })
         });
