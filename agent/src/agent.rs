@@ -16,6 +16,7 @@ mod duties;
 mod measure;
 mod observe;
 mod reads;
+mod reload;
 mod session;
 mod tick;
 
@@ -29,6 +30,7 @@ use crate::link::Happening;
 use crate::markers::{Found, Wanted};
 use crate::metrics::Meter;
 use crate::qemu::{Seen, Watch};
+use crate::reload::Fresh;
 use crate::spool::{Entry, Spool};
 use crate::state::{Epoch, StateFile};
 use crate::{clock, libvirt};
@@ -57,6 +59,7 @@ pub struct Inputs {
     pub happenings: mpsc::Receiver<(usize, Happening)>,
     pub found: mpsc::Receiver<Found>,
     pub control: mpsc::Receiver<control::Ask>,
+    pub reloads: mpsc::Receiver<Fresh>,
     /// The agent is to end.
     pub stop: CancellationToken,
 }
@@ -120,6 +123,8 @@ pub struct Agent {
     persist_again: Option<Instant>,
     /// Highest epoch met, also where the disk does not let it be recorded: who is told, not who is obeyed.
     met: Option<Epoch>,
+    /// Why the configuration as it is in the file is not what holds.
+    refused: Option<String>,
     ticks: u64,
 }
 
@@ -174,6 +179,7 @@ impl Agent {
             persisting: false,
             persist_again: None,
             met: None,
+            refused: None,
             ticks: 0,
         };
         (agent, ends)
@@ -192,6 +198,7 @@ impl Agent {
                 Some(found) = inputs.found.recv() => self.guests.set_storage(found.storage, found.backing),
                 Some(done) = ends.recv() => self.on_done(done),
                 Some(ask) = inputs.control.recv() => self.on_control(ask),
+                Some(read) = inputs.reloads.recv() => self.on_reload(read),
                 () = beat.next(self.heartbeat_every()) => self.tick(),
                 () = inputs.stop.cancelled() => break,
             }

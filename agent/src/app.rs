@@ -11,7 +11,7 @@ use crate::qemu::{self, Watch};
 use crate::spool::Spool;
 use crate::state::StateFile;
 use crate::tls::Wallet;
-use crate::{clock, control, link, markers, renew};
+use crate::{clock, control, link, markers, reload, renew};
 use anyhow::{Context, Result, anyhow};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub fn read_config(path: &Path) -> Result<Config> {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(path: &Path, config: Config) -> Result<()> {
     let identity = Identity::read(&config.machine_identity)?;
     let wallet = Arc::new(Wallet::open(&config)?);
     let host = wallet.host().to_owned();
@@ -48,6 +48,8 @@ pub async fn run(config: Config) -> Result<()> {
     let (happenings_tx, happenings) = mpsc::channel(INPUTS);
     let (found_tx, found) = mpsc::channel(INPUTS);
     let (control_tx, control) = mpsc::channel(1);
+    let (reloads_tx, reloads) = mpsc::channel(1);
+    reload::heed_hangups(path.to_owned(), config.clone(), reloads_tx)?;
     let (wanted, wants) = watch::channel(Wanted::default());
     let ready = CancellationToken::new();
     control::listen(&dir, control_tx).context("the control socket cannot be made in the state directory")?;
@@ -89,7 +91,7 @@ pub async fn run(config: Config) -> Result<()> {
         ready,
         meter,
     });
-    agent.run(Inputs { seen, reports, happenings, found, control, stop }, ends).await;
+    agent.run(Inputs { seen, reports, happenings, found, control, reloads, stop }, ends).await;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use crate::{app, control, gate, give_back, join, renew};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
 use tracing_subscriber::{EnvFilter, prelude::*};
 
@@ -95,7 +95,7 @@ pub fn main() -> Result<()> {
         return Ok(());
     }
     match cli.word {
-        None | Some(Word::WaitRelease | Word::Join { .. }) => run(config),
+        None | Some(Word::WaitRelease | Word::Join { .. }) => run(&cli.config, config),
         Some(Word::Renew) => renew_now(&config),
         Some(Word::Release { reason }) => told(control::say(&config.state_dir, &control::Word::Release(reason))),
         Some(Word::GiveBack { reason }) => told(give_back::give_back(&config, reason)),
@@ -111,13 +111,13 @@ fn renew_now(config: &Config) -> Result<()> {
 }
 
 /// The daemon, until a signal ends it.
-fn run(config: Config) -> Result<()> {
+fn run(path: &Path, config: Config) -> Result<()> {
     let filter = EnvFilter::try_from_env("MEDEVAC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
     log.finish().with(medevac_metrics::Codes).init();
     let runtime = runtime()?;
-    let result = runtime.block_on(app::run(config));
+    let result = runtime.block_on(app::run(path, config));
     // Threads that hang in libvirt or on dead storage are not waited for.
     runtime.shutdown_background();
     result

@@ -1,6 +1,9 @@
 //! `/etc/medevac/agent.toml`, read whole: every error at once.
 
+mod reference;
+
 use medevac_settings::{Problems, Reader};
+pub use reference::KEYS;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -69,21 +72,26 @@ impl Config {
     /// Reads and checks the text of the file.
     pub fn parse(text: &str) -> Result<Config, Problems> {
         let mut r = Reader::parse(text)?;
+        let config = Config::ask(&mut r);
+        r.finish().map(|()| config)
+    }
+
+    /// Everything that the file may say.
+    pub fn ask(r: &mut Reader) -> Config {
         let insecure = r.bool("insecure_plaintext", false);
-        let config = Config {
-            aggregators: aggregators(&mut r, insecure),
-            transport: transport(&mut r, insecure),
+        Config {
+            aggregators: aggregators(r, insecure),
+            transport: transport(r, insecure),
             state_dir: r.path("state_dir", Some(STATE_DIR)),
             machine_identity: r.path("machine_identity", Some("/etc/machine-id")),
             libvirt_uri: r.string("libvirt.uri", Some("qemu:///system")),
             call_deadline: r.duration("libvirt.call_deadline", CALL_DEADLINE, CALL_DEADLINE_RANGE),
-            planes: planes(&mut r),
+            planes: planes(r),
             responder_port: port(r.u64("responder.port", medevac_proto::PORT.into(), 1..=65535)),
             banner_ports: r.u64s("probe.banner_ports", &[22], 1..=65535).into_iter().map(port).collect(),
             spool_max_mib: r.u64("spool.max_mib", 64, 1..=1024),
-            metrics: medevac_metrics::Listen::read(&mut r, crate::metrics::PORT, !insecure),
-        };
-        r.finish().map(|()| config)
+            metrics: medevac_metrics::Listen::read(r, crate::metrics::PORT, !insecure),
+        }
     }
 }
 

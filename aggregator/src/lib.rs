@@ -27,4 +27,6 @@ pub mod peer;
 pub mod ports;
 pub mod pulse;
 pub mod rank;
+pub mod reload;
 pub mod store;
+pub mod swap;

@@ -13,8 +13,9 @@ use medevac_aggregator::http::Api;
 use medevac_aggregator::http::desk::Desk;
 use medevac_aggregator::http::identity::Identities;
 use medevac_aggregator::keeper::Keeper;
-use medevac_aggregator::ports::{Agents, ProbeKeys};
+use medevac_aggregator::ports::{Agents, ProbeKeys, Sight};
 use medevac_aggregator::pulse::Pulse;
+use medevac_aggregator::swap::Swap;
 use medevac_proto::session::agent_frame::Body;
 use medevac_proto::session::aggregator_frame::Body as Told;
 use medevac_proto::session::{
@@ -44,8 +45,7 @@ impl Site {
             site: "site-a".into(),
             epoch: Epoch { number: 5, start: "start-5".into() },
             plaintext: false,
-            banner_ports: vec![22],
-            probe_deadline: Duration::from_millis(800),
+            sight: Swap::new(Sight { banner_ports: vec![22], port: 0, deadline: Duration::from_millis(800) }),
         };
         let registry = Registry::new(shared, "secret", inbox.clone(), tokio::runtime::Handle::current());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -126,6 +126,9 @@ pub enum Verb {
         /// Do not ask before `act`
         #[arg(long)]
         yes: bool,
+        /// You know that nobody else restarts guests or shoots hosts there, whatever the agents found
+        #[arg(long)]
+        others_are_off: bool,
         #[command(flatten)]
         why: Why,
     },

@@ -174,7 +174,9 @@ fn reason(why: Why) -> Result<String, Stop> {
 
 fn request(verb: Verb) -> Result<(rest::Verb, Why), Stop> {
     Ok(match verb {
-        Verb::Mode { segment, mode, why, .. } => (rest::Verb::Mode { segment, mode: mode.name().into() }, why),
+        Verb::Mode { segment, mode, others_are_off, why, .. } => {
+            (rest::Verb::Mode { segment, mode: mode.name().into(), others_are_off }, why)
+        }
         Verb::Pause(why) => (rest::Verb::Pause, why),
         Verb::Resume(why) => (rest::Verb::Resume, why),
         Verb::Maintenance { host, switch, until_back, limit, why } => {
@@ -248,7 +250,10 @@ mod tests {
     #[test]
     fn what_is_typed_is_what_the_api_reads() {
         let cases = [
-            ("mode default act --yes", r#"{"verb":"mode","segment":"default","mode":"act"}"#),
+            (
+                "mode default act --yes --others-are-off",
+                r#"{"verb":"mode","segment":"default","mode":"act","others_are_off":true}"#,
+            ),
             ("pause", r#"{"verb":"pause"}"#),
             ("maintenance hv1 on --until-back", r#"{"verb":"maintenance","host":"hv1","on":true,"until_back":true}"#),
             (

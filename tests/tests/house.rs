@@ -344,3 +344,13 @@ fn every_code_of_an_alert_is_in_the_documents() {
     let told: Vec<String> = rows.map(|rest| format!("MDV-{rest}")).collect();
     assert_eq!(told, medevac_triage::Cause::CODES);
 }
+
+/// The aggregator knows them by how the agent's warnings begin.
+#[test]
+fn what_the_agent_says_of_others_is_what_the_aggregator_refuses_because_of() {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/src");
+    let said: String = files(&source).iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
+    for (begins, _) in medevac_triage::OTHERS_TOLD {
+        assert!(said.contains(&format!("\"{begins}")), "no agent says {begins:?} any more");
+    }
+}

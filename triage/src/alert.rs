@@ -128,6 +128,8 @@ pub enum Cause {
     MaintenanceOver {
         host: HostId,
     },
+    /// The file says something else than what holds.
+    ConfigRefused,
     /// Somebody tries the receivers out; never kept.
     Trial,
 }
@@ -149,12 +151,13 @@ impl Cause {
             Cause::Minority => "MDV-MINORITY",
             Cause::Paused => "MDV-PAUSED",
             Cause::MaintenanceOver { .. } => "MDV-MAINTENANCE-OVER",
+            Cause::ConfigRefused => "MDV-CONFIG-REFUSED",
             Cause::Trial => "MDV-TEST",
         }
     }
 
     /// Every code that there is, for filters and documents.
-    pub const CODES: [&'static str; 12] = [
+    pub const CODES: [&'static str; 13] = [
         "MDV-HOST-LOST",
         "MDV-GUEST-GONE",
         "MDV-SERVICE-DOWN",
@@ -167,6 +170,7 @@ impl Cause {
         "MDV-MINORITY",
         "MDV-PAUSED",
         "MDV-MAINTENANCE-OVER",
+        "MDV-CONFIG-REFUSED",
     ];
 }
 
@@ -356,6 +360,7 @@ impl Triage {
             (self.durable.site().paused.is_some(), Cause::Paused),
             (self.sight.trouble.is_some(), Cause::Cloud),
             (self.in_minority(self.now), Cause::Minority),
+            (self.unread_why().is_some(), Cause::ConfigRefused),
         ];
         let agents = self.agents_down(self.now).into_keys().map(|segment| Cause::AgentsDown { segment });
         let lapsed = self.durable.hosts.iter().filter(|host| !host.maintenance_lapsed.is_empty());
@@ -482,6 +487,12 @@ impl Triage {
                 self.of_the_site(lost, doing, "medevacctl resume --reason '...'")
             }),
             Cause::MaintenanceOver { host } => self.lapsed_finding(host),
+            Cause::ConfigRefused => self.unread_why().map(|why| {
+                let lost = "nothing: the configuration that was read last holds".to_owned();
+                let doing = format!("nothing: the file was refused: {why}");
+                let todo = "medevac-aggregator --check-config && systemctl reload medevac-aggregator";
+                Finding { severity: Severity::Warning, ..self.of_the_site(lost, doing, todo) }
+            }),
             Cause::Trial => None,
             Cause::HostsLost { .. }
             | Cause::GuestsGone { .. }

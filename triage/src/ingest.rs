@@ -115,6 +115,7 @@ impl Triage {
             heard_since_start: true,
             power_asked: watch.power_asked,
             power_on_at: watch.power_on_at,
+            device_from: watch.device_from,
             back_since: watch.back_since,
             stranger_at: watch.stranger_at,
             shown: watch.shown,

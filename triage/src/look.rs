@@ -279,13 +279,18 @@ impl Triage {
 
     pub(crate) fn take_power(&mut self, host: &HostId, read: u64, power: Power) {
         let begun = Moment(read);
+        if self.watches.get(host).is_some_and(|watch| begun < watch.device_from) {
+            return; // Asked of a device that it no longer has.
+        }
         let streams = self.streams(host);
+        let device = self.settings.devices.get(host).map(|device| device.name.clone()).unwrap_or_default();
         if power == Power::On {
             if let Some(watch) = self.watches.get_mut(host) {
                 watch.power_on_at = watch.power_on_at.max(Some(begun));
             }
             if streams && let Some(record) = self.durable.hosts.edit(host) {
                 record.power_on_boot = record.boots.last().cloned();
+                record.device = device;
             }
         }
         if let Some(suspicion) = self.watches.get_mut(host).and_then(|watch| watch.suspect.as_mut())

@@ -173,6 +173,7 @@ impl Triage {
         let by_device = matches!(proof, Proof::OffAfterOrder { .. } | Proof::OffByItself { .. });
         record.dead = Some(Death { boot: boot.clone(), proof, wall, needs_hold: false, refuted: None });
         record.fenced |= by_us;
+        record.unseen = false;
         if by_device {
             self.note_who_died_alone(host, &boot);
         }

@@ -69,6 +69,8 @@ pub struct SiteRecord {
     pub words: u64,
     /// An operator's brake, with the reason: nothing is ordered while it is set.
     pub paused: Option<String>,
+    /// It comes from a backup, and nobody has said `resume` since: how, and why.
+    pub restored: Option<String>,
 }
 
 /// What medevac may do in a segment.
@@ -131,6 +133,8 @@ pub struct HostRecord {
     pub power_on_boot: Option<BootId>,
     /// An operator vouched that the fence device is wired to this host.
     pub device_pinned: bool,
+    /// The device of which these two are said.
+    pub device: String,
     pub memory_total_kib: u64,
     /// Facts of the current boot up to here have had their effect.
     pub acked_seq: u64,
@@ -145,6 +149,8 @@ pub struct HostRecord {
     pub cloud_maintenance: String,
     /// The incident that has taken it from the reserve.
     pub taken: Option<Taken>,
+    /// It has shown nothing since this store was restored: any guest may be there.
+    pub unseen: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -341,6 +347,11 @@ pub enum Phase {
 impl Phase {
     pub fn closed(&self) -> bool {
         matches!(self, Phase::Closed { .. })
+    }
+
+    /// A pass through the host's devices is under way, or what it came to is being looked at.
+    pub fn off_order_is_out(&self) -> bool {
+        matches!(self, Phase::Fencing { .. } | Phase::Confirming { .. })
     }
 }
 

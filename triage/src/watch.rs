@@ -39,6 +39,8 @@ pub struct Watch {
     pub power_asked: Option<Moment>,
     /// When the read was begun that last said "on".
     pub power_on_at: Option<Moment>,
+    /// Since when it has the fence device that it has, as far as it has changed while we ran.
+    pub device_from: Moment,
     /// When its death was proven, or read from the store.
     pub died_at: Option<Moment>,
     pub banner_asked: Option<Moment>,

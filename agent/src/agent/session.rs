@@ -8,6 +8,7 @@ use crate::clock;
 use crate::hands::admit;
 use crate::host::{self, Load};
 use crate::link::Happening;
+use crate::others;
 use crate::spool::Entry;
 use crate::state::Epoch;
 use medevac_probe::Key;
@@ -17,6 +18,7 @@ use medevac_proto::session::{
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -146,6 +148,7 @@ impl Agent {
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings = host::warnings();
+        warnings.extend(others::warning(Path::new("/proc")));
         if !self.guests.libvirt_answers() {
             warnings.push(NO_LIBVIRT.to_owned());
         }
@@ -159,7 +162,15 @@ impl Agent {
             warnings
                 .push("the responder does not run: peers' probes cannot tell this host from a frozen one".to_owned());
         }
+        if let Some(why) = &self.refused {
+            warnings.push(format!("its configuration is refused, and what was read before holds: {why}"));
+        }
         warnings
+    }
+
+    /// On other addresses than before: the streams are opened anew.
+    pub(super) fn end_all(&self) {
+        self.links.iter().filter_map(|l| l.session.as_ref()).for_each(|session| session.ends.cancel());
     }
 
     /// Warnings travel in the hello alone: when they change, the streams are opened anew.

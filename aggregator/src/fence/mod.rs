@@ -10,6 +10,7 @@ pub mod subprocess;
 
 use crate::engine::Input;
 use crate::ports::Fencer;
+use crate::swap::Swap;
 use medevac_triage::{FenceAnswer, HostId, Observation, Power, StepId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,10 +22,13 @@ use tokio::sync::{Semaphore, mpsc};
 /// interpreters of 30 MB.
 const AT_ONCE_MAX: usize = 16;
 
+/// The devices of each host, in order.
+pub type Devices = BTreeMap<HostId, Vec<Device>>;
+
 /// Fence agents of a site, run as subprocesses.
 #[allow(missing_debug_implementations)]
 pub struct AgentFencer {
-    levels: Arc<BTreeMap<HostId, Vec<Device>>>,
+    levels: Arc<Swap<Devices>>,
     runner: Arc<subprocess::Runner>,
     slots: Arc<Semaphore>,
     inbox: mpsc::Sender<Input>,
@@ -35,13 +39,13 @@ pub struct AgentFencer {
 
 impl AgentFencer {
     pub fn new(
-        levels: BTreeMap<HostId, Vec<Device>>,
+        levels: Devices,
         earlier_deadline: Duration,
         inbox: mpsc::Sender<Input>,
         runtime: tokio::runtime::Handle,
     ) -> Self {
         Self {
-            levels: Arc::new(levels),
+            levels: Swap::new(levels),
             runner: Arc::new(subprocess::Runner::new()),
             slots: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             inbox,
@@ -50,12 +54,17 @@ impl AgentFencer {
         }
     }
 
+    /// Replaced by a reload: a pass that has begun keeps the devices that it began with.
+    pub fn levels(&self) -> Arc<Swap<Devices>> {
+        Arc::clone(&self.levels)
+    }
+
     /// Runs one job beside the loop; its answer goes into the inbox.
     fn spawn<F>(&self, host: &HostId, job: impl FnOnce(Levels) -> F + Send + 'static)
     where
         F: Future<Output = Observation> + Send,
     {
-        let devices = self.levels.get(host).cloned().unwrap_or_default();
+        let devices = self.levels.get().get(host).cloned().unwrap_or_default();
         let levels = Levels { devices, runner: Arc::clone(&self.runner) };
         let (slots, inbox) = (Arc::clone(&self.slots), self.inbox.clone());
         self.runtime.spawn(async move {

@@ -99,10 +99,10 @@ fn fields(value: &serde_json::Value) -> impl Iterator<Item = String> + '_ {
 
 fn word(verb: Verb) -> Result<Word, Refused> {
     Ok(match verb {
-        Verb::Mode { segment, mode } => {
+        Verb::Mode { segment, mode, others_are_off } => {
             let message = format!("{mode:?} is no mode: observe, approve or act");
             let mode = Mode::parse(&mode).ok_or_else(|| bad("bad-mode", message))?;
-            Word::SetMode { segment: SegmentId(segment), mode }
+            Word::SetMode { segment: SegmentId(segment), mode, others_are_off }
         }
         Verb::Pause => Word::Pause,
         Verb::Resume => Word::Resume,
