@@ -7,10 +7,10 @@ mod common;
 use common::{Agent, GUEST, certificates, channel, hello, inventory};
 use medevac_aggregator::alert::Trials;
 use medevac_aggregator::app;
+use medevac_aggregator::desk::Desk;
 use medevac_aggregator::engine::Input;
 use medevac_aggregator::grpc::registry::{Registry, SessionAgents, Shared};
 use medevac_aggregator::http::Api;
-use medevac_aggregator::http::desk::Desk;
 use medevac_aggregator::http::identity::Identities;
 use medevac_aggregator::keeper::Keeper;
 use medevac_aggregator::ports::{Agents, ProbeKeys};
@@ -40,17 +40,18 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let files = certificates(dir.path());
         let (inbox, seen) = mpsc::channel(1024);
+        let desk = Arc::new(Desk::default());
         let shared = Shared {
             site: "site-a".into(),
             epoch: Epoch { number: 5, start: "start-5".into() },
             plaintext: false,
             banner_ports: vec![22],
             probe_deadline: Duration::from_millis(800),
+            desk: Arc::clone(&desk),
         };
         let registry = Registry::new(shared, "secret", inbox.clone(), tokio::runtime::Handle::current());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let desk = Arc::new(Desk::default());
         let epoch = Epoch { number: 5, start: "start".into() };
         let pulse = Arc::new(Pulse::new(epoch, Wall(0), Arc::clone(&desk)));
         let receivers = Arc::new(Trials::new(&[], "site-a"));

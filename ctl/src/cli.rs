@@ -142,7 +142,7 @@ pub enum Verb {
         #[arg(long)]
         until_back: bool,
         /// Ends by itself after this long, such as 90m or 2h, and one alert says so
-        #[arg(long = "for", value_name = "TIME", value_parser = limit)]
+        #[arg(long = "for", value_name = "TIME", value_parser = medevac_settings::parse_limit)]
         limit: Option<Duration>,
         #[command(flatten)]
         why: Why,
@@ -250,12 +250,6 @@ pub struct Instance {
     pub instance: String,
     #[command(flatten)]
     pub why: Why,
-}
-
-/// `90s`, `30m`, `2h`.
-fn limit(text: &str) -> Result<Duration, String> {
-    let limit = medevac_settings::parse_duration(text).filter(|limit| limit.as_secs() > 0);
-    limit.ok_or_else(|| "a time looks like 30m or 2h".to_owned())
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ mod problem;
 mod reader;
 mod secret;
 
-pub use duration::{parse as parse_duration, show as show_duration};
+pub use duration::{limit as parse_limit, parse as parse_duration, show as show_duration};
 pub use problem::{Problem, Problems};
 pub use reader::Reader;
 pub use secret::Secret;
