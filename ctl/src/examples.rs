@@ -104,6 +104,32 @@ mod tests {
         }
     }
 
+    /// Lines of boxes, and what stands in backticks in a text.
+    fn documented() -> Vec<String> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|page| page.unwrap().path());
+        let pages = pages.filter(|page| page.is_file()).chain([root.join("README.md")]);
+        let mut found = Vec::new();
+        for text in pages.map(|page| std::fs::read_to_string(page).unwrap()) {
+            found.extend(text.lines().map(str::trim).filter(|line| line.starts_with("medevacctl ")).map(str::to_owned));
+            let flat = text.replace('\n', " ");
+            let spans = flat.split('`').filter(|span| span.starts_with("medevacctl ")).map(str::to_owned);
+            found.extend(spans);
+        }
+        // Words that stand for several, and sentences that begin with the name.
+        found.retain(|line| !line.contains(['[', '|', '…']) && !line.starts_with("medevacctl elsewhere"));
+        found
+    }
+
+    #[test]
+    fn every_line_of_the_documents_is_understood() {
+        let lines = documented();
+        assert!(lines.len() > 60, "only {} lines were found: they are looked for in the wrong way", lines.len());
+        let unknown = |line: &&String| command().try_get_matches_from(words(line)).is_err();
+        let unknown: Vec<_> = lines.iter().filter(unknown).collect();
+        assert!(unknown.is_empty(), "nobody can type these: {unknown:#?}");
+    }
+
     /// As a shell would, as far as these lines go.
     fn words(line: &str) -> Vec<String> {
         let plain = line.split(" | ").next().unwrap_or_default().split(" || ").next().unwrap_or_default();
