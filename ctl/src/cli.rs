@@ -35,6 +35,7 @@ pub struct Args {
 
 /// How to reach the aggregator.
 #[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Reaching the aggregator")]
 pub struct Reach {
     /// The unix socket of an aggregator on this machine (root, and members of its `socket_group`)
     #[arg(long, global = true, default_value = SOCKET, conflicts_with = "address")]
@@ -152,6 +153,7 @@ pub enum Verb {
     Audit,
     /// Choose what medevac may do in a segment
     Mode {
+        /// As `medevacctl status` calls it
         segment: String,
         mode: Mode,
         /// Do not ask before `act`
@@ -166,6 +168,7 @@ pub enum Verb {
     Resume(Why),
     /// Take a host out of care, or back into it
     Maintenance {
+        /// As `medevacctl hosts` calls it
         host: String,
         #[arg(value_enum, default_value = "on")]
         switch: Switch,
@@ -186,6 +189,7 @@ pub enum Verb {
     Retry(Incident),
     /// Your word that a host is off: proof of its death. Be sure
     ConfirmFenced {
+        /// As `medevacctl hosts` calls it
         host: String,
         /// The boot that you mean, if not its last one
         #[arg(long)]
@@ -298,6 +302,7 @@ pub struct Incident {
 
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Host {
+    /// As `medevacctl hosts` calls it
     pub host: String,
     #[command(flatten)]
     pub why: Why,

@@ -70,8 +70,8 @@ const EXAMPLES: [(&str, &str); 29] = [
 /// Puts them below the help.
 pub fn below(command: Command) -> Command {
     EXAMPLES.iter().fold(command, |command, (verb, lines)| {
-        command
-            .mut_subcommand(verb, |verb| verb.after_long_help(format!("Examples:\n  {}", lines.replace('\n', "\n  "))))
+        let indented: String = lines.lines().map(|line| format!("\n  {line}").trim_end_matches(' ').to_owned()).collect();
+        command.mut_subcommand(verb, |verb| verb.after_long_help(format!("Examples:{indented}")))
     })
 }
 

@@ -6,8 +6,10 @@ use std::io::IsTerminal;
 /// How a page is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Look {
-    /// Columns of the terminal; `None`: as wide as it gets.
+    /// What tables are fitted to; `None`: as wide as they get.
     pub width: Option<usize>,
+    /// Columns of the terminal; `None`: this is none.
+    pub columns: Option<usize>,
     /// Lines of the terminal; `None`: this is none.
     pub height: Option<usize>,
     pub colours: bool,
@@ -36,7 +38,8 @@ impl Look {
         };
         let word = |name: &str| std::env::var(name).unwrap_or_default();
         let colours = word("NO_COLOR").is_empty() && word("TERM") != "dumb";
-        Look { width: (!wide).then_some(size.ws_col.into()), height: Some(size.ws_row.into()), colours }
+        let columns = Some(size.ws_col.into());
+        Look { width: columns.filter(|_| !wide), columns, height: Some(size.ws_row.into()), colours }
     }
 
     pub fn paint(&self, paint: Option<Paint>, text: &str) -> String {

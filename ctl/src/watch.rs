@@ -11,6 +11,7 @@ use crate::run::Session;
 use crate::show;
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use unicode_width::UnicodeWidthStr;
 
 /// Home, and everything after it is gone.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
@@ -48,13 +49,27 @@ fn block(text: &str, now: &str, every: Duration, look: &Look) -> String {
     let Some(height) = look.height else { return format!("{head}\n{text}\n\n") };
     // The head, a gap, and the line on which the cursor stays.
     let room = height.saturating_sub(3).max(1);
-    let lines: Vec<_> = text.lines().collect();
-    let mut shown: Vec<_> = lines.iter().take(room).map(|line| (*line).to_owned()).collect();
-    if lines.len() > room {
-        shown.truncate(room - 1);
-        shown.push(format!("... {} more lines: a higher window shows them", lines.len() - shown.len()));
+    let all = text.lines().count();
+    let (mut shown, mut rows) = (Vec::new(), 0);
+    for (number, line) in text.lines().enumerate() {
+        rows += rows_of(line, look);
+        // The last row is for how many are left out, unless none is.
+        if rows > room || (rows == room && number + 1 < all) {
+            shown.push(format!("... {} more lines: a higher window shows them", all - number));
+            break;
+        }
+        shown.push(line.to_owned());
     }
     format!("{CLEAR}{head}\n\n{}\n", shown.join("\n"))
+}
+
+/// Rows that a line takes where the terminal breaks it; colours take no room.
+fn rows_of(line: &str, look: &Look) -> usize {
+    let mut parts = line.split('\u{1b}');
+    let plain = parts.next().map_or(0, UnicodeWidthStr::width);
+    let after_code = |part: &str| part.split_once('m').map_or(0, |(_, text)| text.width());
+    let width = plain + parts.map(after_code).sum::<usize>();
+    look.columns.map_or(1, |columns| width.div_ceil(columns.max(1)).max(1))
 }
 
 #[cfg(test)]
@@ -65,10 +80,19 @@ mod tests {
 
     #[test]
     fn on_a_terminal_it_is_drawn_anew_and_never_higher_than_that() {
-        let look = Look { width: Some(80), height: Some(6), colours: false };
+        let look = Look { columns: Some(80), height: Some(6), ..Look::plain() };
         let told = block("1\n2\n3\n4\n5", "12:00", EVERY, &look);
         assert_eq!(told, format!("{CLEAR}12:00, every 2 s\n\n1\n2\n... 3 more lines: a higher window shows them\n"));
         assert_eq!(block("1", "12:00", EVERY, &look), format!("{CLEAR}12:00, every 2 s\n\n1\n"));
+        assert_eq!(block("1\n2\n3", "12:00", EVERY, &look), format!("{CLEAR}12:00, every 2 s\n\n1\n2\n3\n"));
+    }
+
+    #[test]
+    fn a_line_that_the_terminal_breaks_counts_for_as_many_and_its_colour_for_none() {
+        let look = Look { columns: Some(10), ..Look::plain() };
+        let long = "x".repeat(11);
+        assert_eq!([rows_of("", &look), rows_of("x", &look), rows_of(&long, &look)], [1, 1, 2]);
+        assert_eq!(rows_of("\u{1b}[31mALERT 1234\u{1b}[0m", &look), 1);
     }
 
     #[test]
