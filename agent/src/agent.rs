@@ -13,6 +13,7 @@
 
 mod asks;
 mod duties;
+mod errands;
 mod measure;
 mod observe;
 mod reads;
@@ -118,6 +119,7 @@ pub struct Agent {
     /// Reads tried for guests whose reason is owed.
     owed: BTreeMap<String, u8>,
     care: duties::Care,
+    errands: errands::Errands,
     persisting: bool,
     /// The disk refused the state: not tried again before this moment.
     persist_again: Option<Instant>,
@@ -176,6 +178,7 @@ impl Agent {
             ended_in_shutdown: BTreeSet::new(),
             owed: BTreeMap::new(),
             care: duties::Care::default(),
+            errands: errands::Errands::new(),
             persisting: false,
             persist_again: None,
             met: None,

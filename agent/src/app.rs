@@ -95,12 +95,15 @@ pub async fn run(path: &Path, config: Config) -> Result<()> {
     Ok(())
 }
 
+/// Name of the lock in the state directory.
+pub const LOCK: &str = "lock";
+
 /// The lock on the state directory; an agent that runs holds it.
 ///
 /// # Errors
 /// Says that another one does.
 pub fn lock(dir: &Path) -> Result<std::fs::File> {
-    let path = dir.join("lock");
+    let path = dir.join(LOCK);
     let file = crate::state::private(&path).with_context(|| format!("cannot open {}", path.display()))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| anyhow!("another agent holds {}: stop it first, or name another state_dir", path.display()))?;

@@ -31,7 +31,7 @@ pub async fn give_back(config: &Config, reason: String) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let Ok(_lock) = crate::app::lock(&config.state_dir) else {
-        return Ok(control::say(&config.state_dir, &Word::GiveBack(reason)).await?);
+        return Ok(control::say(&config.state_dir, &Word::GiveBack(reason)).await?.lines);
     };
     let identity = Identity::read(&config.machine_identity)?;
     let state = Arc::new(StateFile::open(&config.state_dir, &identity.boot_id)?);

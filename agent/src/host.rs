@@ -12,6 +12,14 @@ const SCHEDULED: &str = "/run/systemd/shutdown/scheduled";
 /// A shutdown scheduled later than this is no goodbye yet.
 const SOON: Duration = Duration::from_secs(60);
 
+/// Where units and what belongs to them are found, the strongest first.
+const UNIT_FOLDERS: [&str; 4] =
+    ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
+/// What the package puts before libvirt-guests.
+const GUESTS_HOLD: &str = "libvirt-guests.service.d/medevac-hold.conf";
+/// What libvirt-guests reads, on Debian and on EL.
+const GUESTS_SETTINGS: [&str; 2] = ["etc/default/libvirt-guests", "etc/sysconfig/libvirt-guests"];
+
 /// Why the agent cannot say who or when this host is.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -129,14 +137,32 @@ pub async fn is_shutting_down_for_sure() -> bool {
 /// Ways to a second copy that lie beside medevac: somebody else starts guests at boot.
 pub fn warnings() -> Vec<String> {
     let mut out = Vec::new();
-    if Path::new("/etc/systemd/system/multi-user.target.wants/libvirt-guests.service").exists() {
-        out.push("libvirt-guests is enabled: it starts guests at boot that may run elsewhere; disable it or set ON_BOOT=ignore".into());
+    if starts_guests_at_boot(Path::new("/")) {
+        out.push("libvirt-guests is enabled, and medevac's hold is not before it: it starts guests at boot that may run elsewhere; disable it or set ON_BOOT=ignore".into());
     }
     let nova = fs::read_to_string("/etc/nova/nova.conf").unwrap_or_default();
     if resumes_guests(&nova) {
         out.push("nova.conf has resume_guests_state_on_host_boot = true: it starts guests at boot that may run elsewhere; set it to false".into());
     }
     out
+}
+
+/// Whether libvirt-guests does, with nothing of ours before it.
+fn starts_guests_at_boot(root: &Path) -> bool {
+    let enabled = root.join("etc/systemd/system/multi-user.target.wants/libvirt-guests.service").exists();
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
+    // The first one that there is counts: a link to /dev/null in /etc puts the package's out of use.
+    let hold = UNIT_FOLDERS.map(|folder| format!("{folder}/{GUESTS_HOLD}")).into_iter();
+    let held = hold.filter(|path| root.join(path).exists()).map(|path| read(&path)).next();
+    let held = held.is_some_and(|hold| hold.contains("wait-release"));
+    let ignores = GUESTS_SETTINGS.iter().any(|path| ignores_boot(&read(path)));
+    enabled && !held && !ignores
+}
+
+/// The last word counts; without one it is the distribution's, which may be `start`.
+fn ignores_boot(settings: &str) -> bool {
+    let said = settings.lines().filter_map(|line| line.trim().strip_prefix("ON_BOOT=")).next_back();
+    said.is_some_and(|word| word.trim_matches(['"', '\'', ' ']) == "ignore")
 }
 
 fn resumes_guests(nova: &str) -> bool {
@@ -171,6 +197,28 @@ mod tests {
         let at = |d: u64| format!("USEC={}\nWARN_WALL=1\nMODE=poweroff\n", (now + Duration::from_secs(d)).as_micros());
         assert!(is_soon(&at(5)));
         assert!(!is_soon(&at(3600)));
+    }
+
+    #[test]
+    fn libvirt_guests_is_warned_of_where_neither_a_hold_nor_its_settings_keep_it_from_starting_guests() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let warned = || starts_guests_at_boot(dir.path());
+        assert!(!warned(), "it is not there");
+        write("etc/systemd/system/multi-user.target.wants/libvirt-guests.service", "");
+        assert!(warned());
+        write("etc/default/libvirt-guests", "ON_BOOT=start\nON_BOOT='ignore'\n");
+        assert!(!warned());
+        write("etc/default/libvirt-guests", "#ON_BOOT=ignore\n");
+        assert!(warned());
+        write(&format!("usr/lib/systemd/system/{GUESTS_HOLD}"), "ExecStartPre=medevac-agent wait-release\n");
+        assert!(!warned());
+        write(&format!("etc/systemd/system/{GUESTS_HOLD}"), "");
+        assert!(warned(), "somebody has taken the hold away");
     }
 
     #[test]

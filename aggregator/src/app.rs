@@ -13,11 +13,11 @@ use crate::clock::BootClock;
 use crate::cloud::libvirt::{Carrier, LibvirtCloud};
 use crate::cloud::openstack::{Names, OpenstackCloud};
 use crate::config::{Config, Read};
+use crate::desk::{Desk, DeskReplies};
 use crate::engine::{Engine, Input, Ports};
 use crate::fence::AgentFencer;
 use crate::grpc::registry::{Inbox, Registry, SessionAgents, Shared};
 use crate::grpc::service::NerveService;
-use crate::http::desk::{Desk, DeskReplies};
 use crate::http::identity::Identities;
 use crate::http::{self, Api, socket};
 use crate::keeper::Keeper;
@@ -176,15 +176,16 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     tracing::info!(code = "MDV-START", site = %opened.site, epoch = opened.epoch.number, "the store is ours");
     let (inbox, arrived) = mpsc::channel(INBOX_MAX);
     let runtime = tokio::runtime::Handle::current();
+    let desk = Arc::new(Desk::default());
     let shared = Shared {
         site: opened.site.clone(),
         epoch: opened.epoch.clone(),
         plaintext: config.tls.is_none(),
         sight: Swap::new(config.sight()),
+        desk: Arc::clone(&desk),
     };
     let registry = Registry::new(shared, &opened.secret, inbox.clone(), runtime.clone());
     remember(&mut store, &registry)?;
-    let desk = Arc::new(Desk::default());
     let mut live = Live::default();
     medevac_metrics::lines_of(&mut live);
     let meter = Arc::new(Meter::new(&mut live));

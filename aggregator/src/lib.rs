@@ -11,6 +11,7 @@ pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod crash;
+pub mod desk;
 pub mod doors;
 pub mod engine;
 pub mod fence;

@@ -1,52 +1,34 @@
 //! From what was typed to what is asked and printed.
 
-use crate::cli::{AlertWord, Args, Mode, NewTokens, Reach, Switch, Token, Verb, Why};
+use crate::cli::{AlertWord, Args, EXIT_CODES, Mode, NewTokens, Switch, Token, Verb, Why};
 use crate::client::{Client, Stop, failed};
+use crate::look::Look;
+use crate::page::Page;
 use crate::show;
+use crate::watch::watch;
 use medevac_proto::rest::{self, VerbAnswer, VerbRequest};
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
 
 /// Does what was typed.
 ///
 /// # Errors
 /// Why it was not done.
 pub async fn run(args: Args) -> Result<(), Stop> {
-    let client = |reach: &Reach| Client::new(reach);
-    let session = Session { client: client(&args.reach)?, json: args.json };
+    if matches!(args.verb, Verb::ExitCodes) {
+        return out(EXIT_CODES);
+    }
+    let session = Session { client: Client::new(&args.reach)?, json: args.json, wide: args.wide };
+    if let Some(seconds) = args.verb.again() {
+        return watch(&session, &args.verb, Duration::from_secs(seconds)).await;
+    }
+    if let Some(shown) = session.shown(&args.verb, &session.look()).await? {
+        return out(&shown);
+    }
     match args.verb {
-        Verb::Status => session.read("/api/v1/status", show::status).await,
-        Verb::Hosts => session.read("/api/v1/hosts", |hosts: Vec<rest::Host>| show::hosts(&hosts)).await,
-        Verb::Instances { unprotected } => {
-            session
-                .list(
-                    "/api/v1/instances",
-                    |one: &rest::Instance| !unprotected || !one.reason.is_empty(),
-                    show::instances,
-                )
-                .await
-        }
-        Verb::Incidents { all } => {
-            session
-                .list(
-                    "/api/v1/incidents",
-                    |one: &rest::IncidentHead| all || one.closed_wall_ms.is_none(),
-                    show::incidents,
-                )
-                .await
-        }
-        Verb::Incident { id } => session.read(&incident_path(&id, "")?, show::incident).await,
-        Verb::Alerts { all } => {
-            session.list("/api/v1/alerts", |one: &rest::SentAlert| all || one.state == "firing", show::alerts).await
-        }
         Verb::Alert(AlertWord::Test { receiver }) => session.try_receivers(receiver).await,
-        Verb::Audit => session.read("/api/v1/audit", |said: Vec<rest::Said>| show::audit(&said)).await,
-        Verb::Identity => session.read("/api/v1/identity", |kept: rest::Identity| show::identity(&kept)).await,
         Verb::Token { what: Token::Create(wanted) } => session.make_tokens(wanted).await,
-        Verb::Explain { id } if id == "matrix" => {
-            session.read("/api/v1/matrix", |rows: Vec<rest::MatrixRow>| show::matrix(&rows)).await
-        }
-        Verb::Explain { id } => session.read(&incident_path(&id, "/explain")?, show::explanation).await,
         verb => session.speak(verb).await,
     }
 }
@@ -59,30 +41,72 @@ fn incident_path(id: &str, rest: &str) -> Result<String, Stop> {
     Ok(format!("/api/v1/incidents/{id}{rest}"))
 }
 
-struct Session {
+/// One aggregator, and how its answers are printed.
+pub(crate) struct Session {
     client: Client,
-    json: bool,
+    pub(crate) json: bool,
+    wide: bool,
 }
 
 impl Session {
-    async fn read<T: DeserializeOwned>(&self, path: &str, shown: impl FnOnce(T) -> String) -> Result<(), Stop> {
+    /// As the terminal is now.
+    pub(crate) fn look(&self) -> Look {
+        Look::of_output(self.wide)
+    }
+
+    /// What a verb that only shows has to say; `None` of any other.
+    pub(crate) async fn shown(&self, verb: &Verb, look: &Look) -> Result<Option<String>, Stop> {
+        let all = |_: &rest::Host| true;
+        Ok(Some(match verb {
+            Verb::Status(_) => self.read("/api/v1/status", look, show::status).await?,
+            Verb::Hosts(_) => self.list("/api/v1/hosts", look, all, show::hosts).await?,
+            Verb::Instances { unprotected, .. } => {
+                let wanted = |one: &rest::Instance| !unprotected || !one.reason.is_empty();
+                self.list("/api/v1/instances", look, wanted, show::instances).await?
+            }
+            Verb::Incidents { all, .. } => {
+                let wanted = |one: &rest::IncidentHead| *all || one.closed_wall_ms.is_none();
+                self.list("/api/v1/incidents", look, wanted, show::incidents).await?
+            }
+            Verb::Incident { id, .. } => self.read(&incident_path(id, "")?, look, show::incident).await?,
+            Verb::Explain { id } if id == "matrix" => {
+                self.read("/api/v1/matrix", look, |rows: Vec<rest::MatrixRow>| show::matrix(&rows)).await?
+            }
+            Verb::Explain { id } => self.read(&incident_path(id, "/explain")?, look, show::explanation).await?,
+            Verb::Alerts { all, .. } => {
+                let wanted = |one: &rest::SentAlert| *all || one.state == "firing";
+                self.list("/api/v1/alerts", look, wanted, show::alerts).await?
+            }
+            Verb::Audit => self.read("/api/v1/audit", look, |said: Vec<rest::Said>| show::audit(&said)).await?,
+            Verb::Identity => self.read("/api/v1/identity", look, |kept: rest::Identity| show::identity(&kept)).await?,
+            _ => return Ok(None),
+        }))
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        look: &Look,
+        shown: impl FnOnce(T) -> Page,
+    ) -> Result<String, Stop> {
         let text = self.client.get(path).await?;
-        if self.json { out(&text) } else { out(&shown(parse(&text)?)) }
+        if self.json { Ok(text) } else { Ok(shown(parse(&text)?).text(look)) }
     }
 
     /// A list of which only some are wanted; JSON keeps the API's own objects.
     async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
+        look: &Look,
         wanted: impl Fn(&T) -> bool,
-        shown: impl FnOnce(&[T]) -> String,
-    ) -> Result<(), Stop> {
+        shown: impl FnOnce(&[T]) -> Page,
+    ) -> Result<String, Stop> {
         let text = self.client.get(path).await?;
         let raw: Vec<serde_json::Value> = parse(&text)?;
         let typed: Vec<T> = parse(&text)?;
         let kept = raw.into_iter().zip(typed).filter(|(_, one)| wanted(one));
         let (raw, typed): (Vec<_>, Vec<_>) = kept.unzip();
-        if self.json { out(&serde_json::Value::Array(raw).to_string()) } else { out(&shown(&typed)) }
+        if self.json { Ok(serde_json::Value::Array(raw).to_string()) } else { Ok(shown(&typed).text(look)) }
     }
 
     /// A receiver that did not take it makes this fail.
@@ -92,7 +116,7 @@ impl Session {
         if self.json {
             out(&text)?
         } else {
-            out(&show::trials(&trials))?
+            out(&show::trials(&trials).text(&self.look()))?
         }
         match trials.iter().all(|trial| trial.taken) {
             true => Ok(()),
@@ -198,8 +222,8 @@ fn request(verb: Verb) -> Result<(rest::Verb, Why), Stop> {
         Verb::Alert(AlertWord::Retry { receiver, why }) => (rest::Verb::RetryAlerts { receiver }, why),
         Verb::Alert(AlertWord::Test { .. }) | Verb::Alerts { .. } => return Err(no_verb()),
         Verb::Revoke { whose, why } => (rest::Verb::Revoke { whose }, why),
-        Verb::Token { .. } | Verb::Identity => return Err(no_verb()),
-        Verb::Status | Verb::Hosts | Verb::Instances { .. } | Verb::Incidents { .. } => return Err(no_verb()),
+        Verb::Token { .. } | Verb::Identity | Verb::ExitCodes => return Err(no_verb()),
+        Verb::Status(_) | Verb::Hosts(_) | Verb::Instances { .. } | Verb::Incidents { .. } => return Err(no_verb()),
         Verb::Incident { .. } | Verb::Explain { .. } | Verb::Audit => return Err(no_verb()),
     })
 }

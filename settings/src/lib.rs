@@ -23,7 +23,7 @@ pub mod reference;
 mod secret;
 mod whole;
 
-pub use duration::{parse as parse_duration, show as show_duration};
+pub use duration::{limit as parse_limit, parse as parse_duration, show as show_duration};
 pub use problem::{Problem, Problems};
 pub use reader::{Question, Reader};
 pub use reference::Key;

@@ -203,6 +203,7 @@ impl Agent {
             Some(Body::ProbeOrder(order)) if decides => self.on_probe_order(number, order),
             Some(Body::XmlAsk(ask)) if decides => self.on_xml_ask(number, &ask),
             Some(Body::Care(care)) if decides => self.on_care(care),
+            Some(Body::ErrandAnswer(answer)) if decides => self.on_errand_answer(answer),
             Some(_) => {
                 tracing::warn!(aggregator = self.links[link].address, "not the decider of the highest epoch: ignored")
             }

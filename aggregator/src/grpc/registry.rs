@@ -3,6 +3,7 @@
 //! The loop never waits here: a frame goes into a session's bounded queue, or
 //! the session is ended. Frames leave in the order in which they were decided.
 
+use crate::desk::Desk;
 use crate::doors::Doors;
 use crate::engine::Input;
 use crate::peer::Role;
@@ -40,6 +41,8 @@ pub struct Shared {
     /// Without TLS a hello's own word names the host.
     pub plaintext: bool,
     pub sight: Arc<Swap<Sight>>,
+    /// Where hosts wait for what they asked about themselves.
+    pub desk: Arc<Desk>,
 }
 
 /// The live sessions.
@@ -137,6 +140,11 @@ impl Registry {
 
     pub(crate) fn next_id(&self) -> SessionId {
         SessionId(format!("s{}", self.count.fetch_add(1, Ordering::SeqCst) + 1))
+    }
+
+    /// The way into the loop, for those who wait for an answer.
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inbox
     }
 
     pub fn decides(&self) -> bool {
