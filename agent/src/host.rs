@@ -132,17 +132,8 @@ pub fn warnings() -> Vec<String> {
     if Path::new("/etc/systemd/system/multi-user.target.wants/libvirt-guests.service").exists() {
         out.push("libvirt-guests is enabled: it starts guests at boot that may run elsewhere; disable it or set ON_BOOT=ignore".into());
     }
-    let nova = fs::read_to_string("/etc/nova/nova.conf").unwrap_or_default();
-    if resumes_guests(&nova) {
-        out.push("nova.conf has resume_guests_state_on_host_boot = true: it starts guests at boot that may run elsewhere; set it to false".into());
-    }
+    out.extend(crate::kolla::warnings(Path::new("/")));
     out
-}
-
-fn resumes_guests(nova: &str) -> bool {
-    nova.lines().filter_map(|l| l.split_once('=')).any(|(key, value)| {
-        key.trim() == "resume_guests_state_on_host_boot" && value.trim().eq_ignore_ascii_case("true")
-    })
 }
 
 #[cfg(test)]
@@ -171,11 +162,5 @@ mod tests {
         let at = |d: u64| format!("USEC={}\nWARN_WALL=1\nMODE=poweroff\n", (now + Duration::from_secs(d)).as_micros());
         assert!(is_soon(&at(5)));
         assert!(!is_soon(&at(3600)));
-    }
-
-    #[test]
-    fn novas_own_resume_is_found() {
-        assert!(resumes_guests("[DEFAULT]\nresume_guests_state_on_host_boot = True\n"));
-        assert!(!resumes_guests("# resume_guests_state_on_host_boot = True\nresume_guests_state_on_host_boot=false\n"));
     }
 }
