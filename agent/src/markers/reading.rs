@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 pub(super) type Folders = BTreeMap<String, Vec<(String, Used)>>;
 /// What is asked of one folder with one pair of eyes: images; `true` where a marker may be made.
 type Images = Vec<(String, bool)>;
+/// One pair of eyes, and the folders that it is asked about.
+type Asked = (View, BTreeMap<String, Images>);
 
 /// Where processes are seen, and how libvirt sees files; `None` while it is out of sight.
 #[derive(Clone, Debug)]
@@ -89,44 +91,39 @@ fn agreed(one: Said, other: Said) -> Said {
 }
 
 /// Each view once, with what it is asked; and the folders that somebody uses whom we cannot follow.
-fn views(folders: &Folders, sight: &Sight) -> (Vec<(View, BTreeMap<String, Images>)>, Vec<(String, String)>) {
-    let (mut views, mut blind) = (BTreeMap::new(), Vec::new());
-    if let Some(view) = &sight.libvirts {
+fn views(folders: &Folders, sight: &Sight) -> (Vec<Asked>, Vec<(String, String)>) {
+    let (mut views, mut blind) = (BTreeMap::<view::Place, Asked>::new(), Vec::new());
+    let libvirts = sight.libvirts.as_ref().and_then(|view| Some((view, place_of(view, &sight.proc).ok()?)));
+    if let Some((view, place)) = &libvirts {
         let all = |images: &Vec<(String, Used)>| images.iter().map(|(path, used)| (path.clone(), used.make)).collect();
         let asked = folders.iter().map(|(folder, images)| (folder.clone(), all(images))).collect();
-        views.insert(key(view, &sight.proc), (view.clone(), asked));
+        views.insert(place.clone(), ((*view).clone(), asked));
     }
-    let libvirts = sight.libvirts.as_ref().and_then(|view| key(view, &sight.proc));
-    for (folder, images) in folders {
-        for (path, used) in images {
-            for (pid, start) in &used.by {
-                let view = match View::of(&sight.proc, *pid, *start) {
-                    Ok(view) => view,
-                    // It has ended: it uses nothing any more.
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                    Err(e) => {
-                        blind.push((folder.clone(), format!("process {pid}: {e}")));
-                        continue;
-                    }
-                };
-                let key = key(&view, &sight.proc);
+    let used = folders.iter().flat_map(|(folder, images)| images.iter().map(move |image| (folder, image)));
+    for (folder, (path, used)) in used {
+        for (pid, start) in &used.by {
+            let seen = View::of(&sight.proc, *pid, *start).and_then(|view| Ok((place_of(&view, &sight.proc)?, view)));
+            match seen {
                 // libvirt's eyes are asked about everything anyway.
-                if key.is_none() || key != libvirts {
-                    let (_, asked): &mut (View, BTreeMap<String, Images>) =
-                        views.entry(key).or_insert_with(|| (view, BTreeMap::new()));
+                Ok((place, _)) if libvirts.as_ref().is_some_and(|(_, libvirts)| place == *libvirts) => {}
+                Ok((place, view)) => {
+                    let (_, asked) = views.entry(place).or_insert_with(|| (view, BTreeMap::new()));
                     asked.entry(folder.clone()).or_default().push((path.clone(), used.make));
                 }
+                // It has ended: it uses nothing any more.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => blind.push((folder.clone(), format!("process {pid}: {e}"))),
             }
         }
     }
     (views.into_values().collect(), blind)
 }
 
-/// Views with the same key show the same files.
-fn key(view: &View, proc: &Path) -> Option<view::Place> {
+/// Views of one place show the same files.
+fn place_of(view: &View, proc: &Path) -> io::Result<view::Place> {
     match view {
-        View::Own => view::place(proc, "self").ok(),
-        View::Of { pid, .. } => view::place(proc, &pid.to_string()).ok(),
+        View::Own => view::place(proc, "self"),
+        View::Of { pid, .. } => view::place(proc, &pid.to_string()),
     }
 }
 

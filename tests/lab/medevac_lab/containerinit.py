@@ -10,11 +10,13 @@ Started by hostinit.py as the host's service libvirtd, as
 a container made anew: another root, another mount namespace.
 """
 
+import contextlib
 import ctypes
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from hostinit import MS_BIND, MS_PRIVATE, MS_REC, mount
@@ -86,6 +88,10 @@ def seal(box: dict) -> None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         unshare(CLONE_NEWNS)
         enter(make_root(box))
+        # libvirt kills what it cannot reach by the number that its QEMU had in the last container:
+        # here nobody has that number.
+        with contextlib.suppress(OSError):
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(1000 + time.monotonic_ns() // 10**7 % 30000))
         libvirtd = os.fork()
         if libvirtd == 0:
             os.execv(LIBVIRTD[0], LIBVIRTD)
