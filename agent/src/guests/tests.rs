@@ -208,7 +208,7 @@ fn disks_carry_markers_and_media_without_one_bind_to_the_host() {
     assert_eq!(i.local_only, ["local medium /iso/x"]);
     let files = g.files();
     assert!(files["/base/b"].make && !files["/iso/x"].make, "no marker is made beside a medium");
-    assert_eq!(files["/shared/a"].by, [(7, 70)].into(), "it is read as that QEMU sees it");
+    assert_eq!(files["/shared/a"].by, [(7, 100)].into(), "it is read as that QEMU sees it");
     let why = "libvirt and a QEMU see different storages there";
     let unseen = Marked { why: why.into(), ..Marked::default() };
     g.set_storage([("/shared".into(), unseen)].into(), [].into());

@@ -36,7 +36,10 @@ def install(lab: Path, folder: Path, kind: str) -> None:
     (folder / "etc" / "libvirt").mkdir()
     with open(box / "etc-libvirt" / "qemu.conf", "a") as conf:
         conf.write('stdio_handler = "file"\n')
+    # A lab beside the first one has a link to the first one's downloads.
+    cache = str((lab / "cache").resolve())
     volumes = [
+        [cache, cache],
         [str(box / "etc-libvirt"), "/etc/libvirt"],
         [str(box / "var-lib-libvirt"), "/var/lib/libvirt"],
         [str(lab / "shared"), str(MOUNTED)],
