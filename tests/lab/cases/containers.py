@@ -1,5 +1,6 @@
 """Hosts whose libvirt and QEMUs live in containers: the agent beside them does what it does anywhere."""
 
+import time
 from pathlib import Path
 
 from medevac_lab import Guest, Lab, container, stays_true, wait_until
@@ -56,7 +57,7 @@ def a_guest_in_a_container_whose_qemu_dies_is_started_there_again(lab: Lab):
     assert [lab.oracle.running(guest.uuid) for guest in guests] == [["hv1"], ["hv2"]]
     assert all(runs_in_a_container(lab, guest) for guest in guests)
     lab.assert_nobody_fenced()
-    lab.ctl("mode", "observe", "--reason", "the flags shall go back")
+    lab.ctl("mode", "default", "observe", "--reason", "the flags shall go back")
     for guest in guests:
         wait_autostart(guest, "enable")
 
@@ -96,7 +97,8 @@ def a_container_that_is_started_anew_while_its_qemus_live_is_no_incident(lab: La
     wait_found(host, said)
     lab.wait_protected(guests)
     assert not lab.incidents()
-    # The new container is the one that acts.
+    # The new container is the one that acts, once a heartbeat has told that libvirt answers again.
+    time.sleep(2)
     lab.kill_qemu(guests[0])
     lab.wait_each_runs_once(guests)
     assert lab.oracle.running(guests[0].uuid) == ["hv1"]
@@ -112,8 +114,8 @@ def guests_that_die_with_their_container_are_judged_once_libvirt_answers(lab: La
     lab.wait_incident_state(guests[0].name, "cause-pending", timeout=15)
     stays_true(lambda: lab.oracle.running(guests[0].uuid) == [], 5, "nothing is started before the cause is known")
     host.start_service("libvirtd")
+    # Wherever: before its next heartbeat its home is no target.
     lab.wait_each_runs_once(guests)
-    assert lab.oracle.running(guests[0].uuid) == ["hv1"]
     lab.assert_nobody_fenced()
 
 
