@@ -106,7 +106,8 @@ class Hosts:
             return "gone"
         # Read anew for every new process: its host may have booted a moment ago.
         self._read()
-        return next((self.known[inode] for inode in inodes if inode in self.known), "outside")
+        # From outside in: a container may have the inode of a host's boot that is long over.
+        return next((self.known[inode] for inode in reversed(inodes) if inode in self.known), "outside")
 
 
 def libvirt_state(qemu: Qemu) -> str:
