@@ -114,6 +114,8 @@ pub struct Agent {
     first_scan: Option<BTreeSet<String>>,
     /// libvirt has answered once, or has been missed once: what follows is a change.
     libvirt_judged: bool,
+    /// Why libvirt is out of sight.
+    lost: String,
     /// Guests that ended while the host was going down: not by their users' wish.
     ended_in_shutdown: BTreeSet<String>,
     /// Reads tried for guests whose reason is owed.
@@ -175,6 +177,7 @@ impl Agent {
             probes: 0,
             first_scan: Some(BTreeSet::new()),
             libvirt_judged: false,
+            lost: String::new(),
             ended_in_shutdown: BTreeSet::new(),
             owed: BTreeMap::new(),
             care: duties::Care::default(),

@@ -11,7 +11,7 @@ use crate::qemu::{self, Watch};
 use crate::spool::Spool;
 use crate::state::StateFile;
 use crate::tls::Wallet;
-use crate::{clock, control, link, markers, reload, renew};
+use crate::{clock, control, kolla, link, markers, reload, renew};
 use anyhow::{Context, Result, anyhow};
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +42,9 @@ pub async fn run(path: &Path, config: Config) -> Result<()> {
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     tracing::info!(host, boot = identity.boot_id, "medevac-agent {}", env!("CARGO_PKG_VERSION"));
-    let libvirt = Libvirt::new(&config.libvirt_uri, config.call_deadline).map_err(|e| anyhow!("libvirt: {e}"))?;
+    let libvirt = Libvirt::new(&config.libvirt_uri, config.libvirt_socket.as_deref(), config.call_deadline)
+        .map_err(|e| anyhow!("libvirt: {e}"))?;
+    kolla::tell();
     let (seen_tx, seen) = mpsc::channel(INPUTS);
     let (reports_tx, reports) = mpsc::channel(INPUTS);
     let (happenings_tx, happenings) = mpsc::channel(INPUTS);
@@ -54,7 +56,7 @@ pub async fn run(path: &Path, config: Config) -> Result<()> {
     let ready = CancellationToken::new();
     control::listen(&dir, control_tx).context("the control socket cannot be made in the state directory")?;
     tokio::spawn(libvirt.clone().supervise(reports_tx));
-    tokio::spawn(markers::run(wants, found_tx));
+    tokio::spawn(markers::run(PROC.into(), wants, libvirt.view(), found_tx));
     for (index, address) in config.aggregators.iter().cloned().enumerate() {
         let (wallet, happenings, stop) = (Arc::clone(&wallet), happenings_tx.clone(), stop.clone());
         let ready = ready.clone();

@@ -58,6 +58,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub machine_identity: PathBuf,
     pub libvirt_uri: String,
+    /// Where libvirt listens, where that is no place that the agent knows.
+    pub libvirt_socket: Option<PathBuf>,
     pub call_deadline: Duration,
     /// Plane -> own address; empty: the local address of the session is plane "mgmt".
     pub planes: BTreeMap<String, IpAddr>,
@@ -85,6 +87,7 @@ impl Config {
             state_dir: r.path("state_dir", Some(STATE_DIR)),
             machine_identity: r.path("machine_identity", Some("/etc/machine-id")),
             libvirt_uri: r.string("libvirt.uri", Some("qemu:///system")),
+            libvirt_socket: r.path_opt("libvirt.socket").filter(|path| !path.as_os_str().is_empty()),
             call_deadline: r.duration("libvirt.call_deadline", CALL_DEADLINE, CALL_DEADLINE_RANGE),
             planes: planes(r),
             responder_port: port(r.u64("responder.port", medevac_proto::PORT.into(), 1..=65535)),

@@ -140,10 +140,7 @@ pub fn warnings() -> Vec<String> {
     if starts_guests_at_boot(Path::new("/")) {
         out.push("libvirt-guests is enabled, and medevac's hold is not before it: it starts guests at boot that may run elsewhere; disable it or set ON_BOOT=ignore".into());
     }
-    let nova = fs::read_to_string("/etc/nova/nova.conf").unwrap_or_default();
-    if resumes_guests(&nova) {
-        out.push("nova.conf has resume_guests_state_on_host_boot = true: it starts guests at boot that may run elsewhere; set it to false".into());
-    }
+    out.extend(crate::kolla::warnings(Path::new("/")));
     out
 }
 
@@ -163,12 +160,6 @@ fn starts_guests_at_boot(root: &Path) -> bool {
 fn ignores_boot(settings: &str) -> bool {
     let said = settings.lines().filter_map(|line| line.trim().strip_prefix("ON_BOOT=")).next_back();
     said.is_some_and(|word| word.trim_matches(['"', '\'', ' ']) == "ignore")
-}
-
-fn resumes_guests(nova: &str) -> bool {
-    nova.lines().filter_map(|l| l.split_once('=')).any(|(key, value)| {
-        key.trim() == "resume_guests_state_on_host_boot" && value.trim().eq_ignore_ascii_case("true")
-    })
 }
 
 #[cfg(test)]
@@ -219,11 +210,5 @@ mod tests {
         assert!(!warned());
         write(&format!("etc/systemd/system/{GUESTS_HOLD}"), "");
         assert!(warned(), "somebody has taken the hold away");
-    }
-
-    #[test]
-    fn novas_own_resume_is_found() {
-        assert!(resumes_guests("[DEFAULT]\nresume_guests_state_on_host_boot = True\n"));
-        assert!(!resumes_guests("# resume_guests_state_on_host_boot = True\nresume_guests_state_on_host_boot=false\n"));
     }
 }

@@ -150,7 +150,9 @@ impl Agent {
         let mut warnings = host::warnings();
         warnings.extend(others::warning(Path::new("/proc")));
         if !self.guests.libvirt_answers() {
-            warnings.push(NO_LIBVIRT.to_owned());
+            // Without a reason that changes from try to try; the log has it.
+            let place = self.lost.contains("libvirt.socket").then(|| format!("{NO_LIBVIRT}: {}", self.lost));
+            warnings.push(place.unwrap_or_else(|| NO_LIBVIRT.to_owned()));
         }
         if !self.spool.is_on_disk() || !self.state.has_room() {
             warnings.push(format!(
@@ -179,7 +181,7 @@ impl Agent {
         for session in self.links.iter().filter_map(|l| l.session.as_ref()).filter(|s| s.welcomed.is_some()) {
             let over = session.warnings.iter().any(|told| !now.contains(told));
             // That libvirt has gone is in every heartbeat, and it may be back in a second.
-            let new = now.iter().any(|w| w != NO_LIBVIRT && !session.warnings.contains(w));
+            let new = now.iter().any(|w| !w.starts_with(NO_LIBVIRT) && !session.warnings.contains(w));
             if over || new {
                 tracing::info!("the warnings have changed: a new hello");
                 session.ends.cancel();
