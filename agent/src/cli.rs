@@ -111,7 +111,10 @@ pub fn main() -> Result<()> {
     match cli.word {
         // Before the configuration is judged: a faulty one must not keep nova-compute from starting.
         Some(Word::WaitRelease { libvirt_guests }) => return wait_release(&cli.config, libvirt_guests),
-        Some(Word::WaitGoodbye) => return Ok(runtime()?.block_on(farewell::wait(&cli.config))),
+        Some(Word::WaitGoodbye) => {
+            runtime()?.block_on(farewell::wait(&cli.config));
+            return Ok(());
+        }
         _ => {}
     }
     if let Some(Word::Join { address, token_file, token, host, force }) = cli.word {
