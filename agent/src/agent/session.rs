@@ -5,6 +5,7 @@
 
 use super::{Agent, duties};
 use crate::clock;
+use crate::guest_list;
 use crate::hands::admit;
 use crate::host::{self, Load};
 use crate::link::Happening;
@@ -17,6 +18,7 @@ use medevac_proto::session::{
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -32,6 +34,9 @@ const XML_MAX: usize = 256;
 const STATE_DISK: &str = "MDV-STATE-DISK";
 /// A refusal that goes on is told again after this long.
 const REFUSED_AGAIN: Duration = Duration::from_secs(600);
+/// Guests that are medevac's would stay where a shutdown of this host leaves them.
+const SAVES_GUESTS: &str = "libvirt-guests saves guests when this host goes down (ON_SHUTDOWN=suspend), and nobody would start \
+                            them after the boot: set ON_SHUTDOWN=shutdown in its settings";
 /// A warning that heartbeats tell too.
 const NO_LIBVIRT: &str = "libvirt does not answer: guests cannot be started here";
 
@@ -154,6 +159,9 @@ impl Agent {
                 "the disk under {} is full or nearly so: no order can be begun here, and facts are lost if the agent ends; make room",
                 self.state.directory().display()
             ));
+        }
+        if self.state.read().acts() && guest_list::saves_guests(Path::new("/")) {
+            warnings.push(SAVES_GUESTS.to_owned());
         }
         if self.responder.is_none() {
             warnings
