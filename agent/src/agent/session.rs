@@ -123,7 +123,8 @@ impl Agent {
         {
             planes.insert("mgmt".to_owned(), local.to_string());
         }
-        let (load, highest) = (Load::read(), self.highest());
+        // Before the state is held: what is asked here reads it, too.
+        let (load, highest, warnings) = (Load::read(), self.highest(), self.warnings());
         let state = self.state.read();
         Hello {
             protocol: medevac_proto::PROTOCOL,
@@ -142,7 +143,7 @@ impl Agent {
             memory_total_kib: load.memory_total_kib,
             memory_available_kib: load.memory_available_kib,
             libvirt_version: (self.version)(),
-            warnings: self.warnings(),
+            warnings,
             sent_boot_ms: clock::boot_ms(),
             capabilities: vec!["remove".into(), "destroy-incoming".into(), "hold".into()],
             next_seq: self.spool.next_seq(),
