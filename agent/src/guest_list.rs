@@ -20,6 +20,33 @@ const LIST: &str = "/var/lib/libvirt/libvirt-guests";
 /// Lies where every boot begins with nothing.
 const DONE: &str = "/run/medevac/libvirt-guests-list";
 
+/// It is started at boot, and so stops guests at a shutdown.
+const ENABLED: &str = "etc/systemd/system/multi-user.target.wants/libvirt-guests.service";
+/// What it does where nobody has said anything, on EL and on Debian.
+const SCRIPTS: [&str; 2] = ["usr/libexec/libvirt-guests.sh", "usr/lib/libvirt/libvirt-guests.sh"];
+/// What it reads, on Debian and on EL.
+const SETTINGS: [&str; 2] = ["etc/default/libvirt-guests", "etc/sysconfig/libvirt-guests"];
+
+/// Whether libvirt-guests saves guests to disk when this host goes down. Nobody would start these
+/// after the boot: they are off its list, and medevac restores no memory onto a disk that may have changed.
+pub fn saves_guests(root: &Path) -> bool {
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
+    // In the script only what begins a line is said of every run.
+    let default = SCRIPTS.map(read).concat().lines().find_map(|line| line.strip_prefix("ON_SHUTDOWN=").map(unquoted));
+    let chosen = setting(&SETTINGS.map(read).join("\n"), "ON_SHUTDOWN");
+    root.join(ENABLED).exists() && chosen.or(default).is_some_and(|word| word == "suspend")
+}
+
+/// The last word of such a file about a key.
+pub fn setting(settings: &str, key: &str) -> Option<String> {
+    let of_key = |line: &str| line.trim().strip_prefix(key)?.strip_prefix('=').map(unquoted);
+    settings.lines().filter_map(of_key).next_back()
+}
+
+fn unquoted(word: &str) -> String {
+    word.trim_matches(['"', '\'', ' ']).to_owned()
+}
+
 /// Takes protected guests out of the list of the boot before this one; returns who they are.
 ///
 /// # Errors
@@ -114,6 +141,26 @@ mod tests {
         // A directory in the way of the draft: as good as a full disk, also for root.
         fs::create_dir(dir.path().join("libvirt-guests.medevac")).unwrap();
         assert!(take_out_of(&list, &done, &protected()).is_err() && !done.exists());
+    }
+
+    #[test]
+    fn a_libvirt_guests_that_saves_guests_is_known_by_its_settings_or_its_own_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let saves = || saves_guests(dir.path());
+        write(SCRIPTS[0], "ON_SHUTDOWN=\"suspend\"\ncase\n    shutdown)\n        ON_SHUTDOWN=\"shutdown\"\n");
+        assert!(!saves(), "it is not enabled");
+        write(ENABLED, "");
+        assert!(saves());
+        write(SETTINGS[1], "#ON_SHUTDOWN=suspend\nON_SHUTDOWN=shutdown\n");
+        assert!(!saves());
+        write(SETTINGS[1], "ON_SHUTDOWN='suspend'\n");
+        write(SCRIPTS[0], "ON_SHUTDOWN=\"shutdown\"\n");
+        assert!(saves());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What this host says about itself: boot, identity, memory, load, pressure,
 //! whether it is going down, and ways in which a second copy of a guest could start.
 
+use crate::guest_list;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -158,8 +159,7 @@ fn starts_guests_at_boot(root: &Path) -> bool {
 
 /// The last word counts; without one it is the distribution's, which may be `start`.
 fn ignores_boot(settings: &str) -> bool {
-    let said = settings.lines().filter_map(|line| line.trim().strip_prefix("ON_BOOT=")).next_back();
-    said.is_some_and(|word| word.trim_matches(['"', '\'', ' ']) == "ignore")
+    guest_list::setting(settings, "ON_BOOT").is_some_and(|word| word == "ignore")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use super::{Agent, duties};
 use crate::clock;
+use crate::guest_list;
 use crate::hands::admit;
 use crate::host::{self, Load};
 use crate::link::Happening;
@@ -34,6 +35,9 @@ const XML_MAX: usize = 256;
 const STATE_DISK: &str = "MDV-STATE-DISK";
 /// A refusal that goes on is told again after this long.
 const REFUSED_AGAIN: Duration = Duration::from_secs(600);
+/// Guests that are medevac's would stay where a shutdown of this host leaves them.
+const SAVES_GUESTS: &str = "libvirt-guests saves guests when this host goes down (ON_SHUTDOWN=suspend), and nobody would start \
+                            them after the boot: set ON_SHUTDOWN=shutdown in its settings";
 /// A warning that heartbeats tell too.
 const NO_LIBVIRT: &str = "libvirt does not answer: guests cannot be started here";
 
@@ -120,7 +124,8 @@ impl Agent {
         {
             planes.insert("mgmt".to_owned(), local.to_string());
         }
-        let (load, highest) = (Load::read(), self.highest());
+        // Before the state is held: what is asked here reads it, too.
+        let (load, highest, warnings) = (Load::read(), self.highest(), self.warnings());
         let state = self.state.read();
         Hello {
             protocol: medevac_proto::PROTOCOL,
@@ -139,7 +144,7 @@ impl Agent {
             memory_total_kib: load.memory_total_kib,
             memory_available_kib: load.memory_available_kib,
             libvirt_version: (self.version)(),
-            warnings: self.warnings(),
+            warnings,
             sent_boot_ms: clock::boot_ms(),
             capabilities: vec!["remove".into(), "destroy-incoming".into(), "hold".into()],
             next_seq: self.spool.next_seq(),
@@ -159,6 +164,9 @@ impl Agent {
                 "the disk under {} is full or nearly so: no order can be begun here, and facts are lost if the agent ends; make room",
                 self.state.directory().display()
             ));
+        }
+        if self.state.read().acts() && guest_list::saves_guests(Path::new("/")) {
+            warnings.push(SAVES_GUESTS.to_owned());
         }
         if self.responder.is_none() {
             warnings
