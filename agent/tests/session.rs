@@ -243,7 +243,10 @@ async fn a_disk_that_takes_nothing_is_warned_of_and_deaths_are_told_all_the_same
     session.settled().await;
     // A directory in the way of the draft: as good as a full disk, also for root.
     let draft = dir.path().join("state/state.json.new");
-    std::fs::create_dir(&draft).unwrap();
+    // The agent may be writing it at this very moment.
+    while std::fs::create_dir(&draft).is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     qemu.kill();
     session.fact(is_gone(&qemu.uuid)).await;
     // Told by a new hello; an aggregator that has started anew meanwhile hears everything too.
