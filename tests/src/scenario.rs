@@ -377,6 +377,9 @@ fn word(words: &[&str], all: &SegmentId) -> Result<Word, String> {
         ["maintenance", host] => {
             Word::Maintenance { host: HostId::from(host), on: true, until_back: false, limit: None }
         }
+        ["maintenance", host, "until-back"] => {
+            Word::Maintenance { host: HostId::from(host), on: true, until_back: true, limit: None }
+        }
         ["maintenance", host, limit] => {
             let limit = Some(duration(limit)?);
             Word::Maintenance { host: HostId::from(host), on: true, until_back: false, limit }

@@ -374,7 +374,9 @@ fn every_code_in_the_sources_is_in_the_documents() {
     let texts = sources.map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let used: BTreeSet<String> = texts.flat_map(|text| codes_in(&text)).collect();
     assert!(used.len() > 60, "only {} codes were found: they are looked for in the wrong way", used.len());
-    let untold: Vec<_> = used.difference(&told).collect();
+    // One that no cause has any more, and one that a test makes up.
+    let nobodys = ["MDV-INCIDENT", "MDV-NONE"];
+    let untold: Vec<_> = used.difference(&told).filter(|code| !nobodys.contains(&code.as_str())).collect();
     assert!(untold.is_empty(), "no page says what these mean: {untold:?}");
 }
 

@@ -298,6 +298,12 @@ impl Triage {
         work.planned_at.is_some_and(|at| now.since(at) < PLANNED_FOR)
     }
 
+    /// It begins as planned work, which its own beginning has ended: a host came back that was waited for.
+    pub(crate) fn was_planned(&mut self, incident: IncidentId) {
+        let now = self.now.at;
+        self.work(incident).planned_at = Some(now);
+    }
+
     fn alert_of(&self, incident: IncidentId) -> Option<AlertId> {
         let open = self.durable.alerts.iter().filter(|alert| alert.resolved.is_none());
         open.filter(|alert| alert.incidents.contains(&incident)).map(|alert| alert.id).next()

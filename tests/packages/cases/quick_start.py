@@ -18,6 +18,7 @@ ITS_OWN = 'host_running_me = "hv1"\n'
 # What the page brings to a host by ssh.
 TO_THE_HOST = "(umask 077; grep hv1 /root/tokens | cut -d' ' -f2 > /root/token)"
 JOIN = "medevac-agent join"
+ALONE = 'APT::Install-Recommends "false";\n'
 
 
 def boxes() -> list[tuple[str, str, str]]:
@@ -49,6 +50,8 @@ def the_quick_start_is_typed_line_by_line(lab: PackagesLab):
     for program in ("medevac-agent", "medevac-aggregator", "medevacctl"):
         package = lab.packed.deb(program)
         box.path(f"/root/{package.name}").write_bytes(package.read_bytes())
+    # No network here: what packages only recommend cannot be had.
+    box.path("/etc/apt/apt.conf.d/alone").write_text(ALONE)
     written = 0
     for kind, machine, text in boxes():
         if kind == "toml":
