@@ -13,10 +13,12 @@
 
 mod asks;
 mod duties;
+mod errands;
 mod measure;
 mod observe;
 mod offer;
 mod reads;
+mod reload;
 mod session;
 mod tick;
 
@@ -30,6 +32,7 @@ use crate::link::Happening;
 use crate::markers::{Found, Wanted};
 use crate::metrics::Meter;
 use crate::qemu::{Seen, Watch};
+use crate::reload::Fresh;
 use crate::spool::{Entry, Spool};
 use crate::state::{Epoch, StateFile};
 use crate::{clock, libvirt};
@@ -58,6 +61,7 @@ pub struct Inputs {
     pub happenings: mpsc::Receiver<(usize, Happening)>,
     pub found: mpsc::Receiver<Found>,
     pub control: mpsc::Receiver<control::Ask>,
+    pub reloads: mpsc::Receiver<Fresh>,
     /// The agent is to end.
     pub stop: CancellationToken,
 }
@@ -111,17 +115,22 @@ pub struct Agent {
     first_scan: Option<BTreeSet<String>>,
     /// libvirt has answered once, or has been missed once: what follows is a change.
     libvirt_judged: bool,
+    /// Why libvirt is out of sight.
+    lost: String,
     /// Guests that ended while the host was going down: not by their users' wish.
     ended_in_shutdown: BTreeSet<String>,
     /// Reads tried for guests whose reason is owed.
     owed: BTreeMap<String, u8>,
     care: duties::Care,
     offer: offer::Offer,
+    errands: errands::Errands,
     persisting: bool,
     /// The disk refused the state: not tried again before this moment.
     persist_again: Option<Instant>,
     /// Highest epoch met, also where the disk does not let it be recorded: who is told, not who is obeyed.
     met: Option<Epoch>,
+    /// Why the configuration as it is in the file is not what holds.
+    refused: Option<String>,
     ticks: u64,
 }
 
@@ -170,13 +179,16 @@ impl Agent {
             probes: 0,
             first_scan: Some(BTreeSet::new()),
             libvirt_judged: false,
+            lost: String::new(),
             ended_in_shutdown: BTreeSet::new(),
             owed: BTreeMap::new(),
             care: duties::Care::default(),
             offer: offer::Offer::default(),
+            errands: errands::Errands::new(),
             persisting: false,
             persist_again: None,
             met: None,
+            refused: None,
             ticks: 0,
         };
         (agent, ends)
@@ -195,6 +207,7 @@ impl Agent {
                 Some(found) = inputs.found.recv() => self.guests.set_storage(found.storage, found.backing),
                 Some(done) = ends.recv() => self.on_done(done),
                 Some(ask) = inputs.control.recv() => self.on_control(ask),
+                Some(read) = inputs.reloads.recv() => self.on_reload(read),
                 () = beat.next(self.heartbeat_every()) => self.tick(),
                 () = inputs.stop.cancelled() => break,
             }

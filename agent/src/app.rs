@@ -11,7 +11,7 @@ use crate::qemu::{self, Watch};
 use crate::spool::Spool;
 use crate::state::StateFile;
 use crate::tls::Wallet;
-use crate::{clock, control, link, markers, renew};
+use crate::{clock, control, kolla, link, markers, reload, renew};
 use anyhow::{Context, Result, anyhow};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub fn read_config(path: &Path) -> Result<Config> {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(path: &Path, config: Config) -> Result<()> {
     let identity = Identity::read(&config.machine_identity)?;
     let wallet = Arc::new(Wallet::open(&config)?);
     let host = wallet.host().to_owned();
@@ -42,17 +42,21 @@ pub async fn run(config: Config) -> Result<()> {
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     tracing::info!(host, boot = identity.boot_id, "medevac-agent {}", env!("CARGO_PKG_VERSION"));
-    let libvirt = Libvirt::new(&config.libvirt_uri, config.call_deadline).map_err(|e| anyhow!("libvirt: {e}"))?;
+    let libvirt = Libvirt::new(&config.libvirt_uri, config.libvirt_socket.as_deref(), config.call_deadline)
+        .map_err(|e| anyhow!("libvirt: {e}"))?;
+    kolla::tell();
     let (seen_tx, seen) = mpsc::channel(INPUTS);
     let (reports_tx, reports) = mpsc::channel(INPUTS);
     let (happenings_tx, happenings) = mpsc::channel(INPUTS);
     let (found_tx, found) = mpsc::channel(INPUTS);
     let (control_tx, control) = mpsc::channel(1);
+    let (reloads_tx, reloads) = mpsc::channel(1);
+    reload::heed_hangups(path.to_owned(), config.clone(), reloads_tx)?;
     let (wanted, wants) = watch::channel(Wanted::default());
     let ready = CancellationToken::new();
     control::listen(&dir, control_tx).context("the control socket cannot be made in the state directory")?;
     tokio::spawn(libvirt.clone().supervise(reports_tx));
-    tokio::spawn(markers::run(wants, found_tx));
+    tokio::spawn(markers::run(PROC.into(), wants, libvirt.view(), found_tx));
     for (index, address) in config.aggregators.iter().cloned().enumerate() {
         let (wallet, happenings, stop) = (Arc::clone(&wallet), happenings_tx.clone(), stop.clone());
         let ready = ready.clone();
@@ -89,16 +93,19 @@ pub async fn run(config: Config) -> Result<()> {
         ready,
         meter,
     });
-    agent.run(Inputs { seen, reports, happenings, found, control, stop }, ends).await;
+    agent.run(Inputs { seen, reports, happenings, found, control, reloads, stop }, ends).await;
     Ok(())
 }
+
+/// Name of the lock in the state directory.
+pub const LOCK: &str = "lock";
 
 /// The lock on the state directory; an agent that runs holds it.
 ///
 /// # Errors
 /// Says that another one does.
 pub fn lock(dir: &Path) -> Result<std::fs::File> {
-    let path = dir.join("lock");
+    let path = dir.join(LOCK);
     let file = crate::state::private(&path).with_context(|| format!("cannot open {}", path.display()))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| anyhow!("another agent holds {}: stop it first, or name another state_dir", path.display()))?;

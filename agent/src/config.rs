@@ -1,6 +1,9 @@
 //! `/etc/medevac/agent.toml`, read whole: every error at once.
 
+mod reference;
+
 use medevac_settings::{Problems, Reader};
+pub use reference::KEYS;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -55,6 +58,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub machine_identity: PathBuf,
     pub libvirt_uri: String,
+    /// Where libvirt listens, where that is no place that the agent knows.
+    pub libvirt_socket: Option<PathBuf>,
     pub call_deadline: Duration,
     /// Plane -> own address; empty: the local address of the session is plane "mgmt".
     pub planes: BTreeMap<String, IpAddr>,
@@ -71,22 +76,28 @@ impl Config {
     /// Reads and checks the text of the file.
     pub fn parse(text: &str) -> Result<Config, Problems> {
         let mut r = Reader::parse(text)?;
+        let config = Config::ask(&mut r);
+        r.finish().map(|()| config)
+    }
+
+    /// Everything that the file may say.
+    pub fn ask(r: &mut Reader) -> Config {
         let insecure = r.bool("insecure_plaintext", false);
-        let config = Config {
-            aggregators: aggregators(&mut r, insecure),
-            transport: transport(&mut r, insecure),
+        Config {
+            aggregators: aggregators(r, insecure),
+            transport: transport(r, insecure),
             state_dir: r.path("state_dir", Some(STATE_DIR)),
             machine_identity: r.path("machine_identity", Some("/etc/machine-id")),
             libvirt_uri: r.string("libvirt.uri", Some("qemu:///system")),
+            libvirt_socket: r.path_opt("libvirt.socket").filter(|path| !path.as_os_str().is_empty()),
             call_deadline: r.duration("libvirt.call_deadline", CALL_DEADLINE, CALL_DEADLINE_RANGE),
-            planes: planes(&mut r),
+            planes: planes(r),
             responder_port: port(r.u64("responder.port", medevac_proto::PORT.into(), 1..=65535)),
             banner_ports: r.u64s("probe.banner_ports", &[22], 1..=65535).into_iter().map(port).collect(),
             spool_max_mib: r.u64("spool.max_mib", 64, 1..=1024),
             read_controller: r.bool("read_controller", true),
-            metrics: medevac_metrics::Listen::read(&mut r, crate::metrics::PORT, !insecure),
-        };
-        r.finish().map(|()| config)
+            metrics: medevac_metrics::Listen::read(r, crate::metrics::PORT, !insecure),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The root-only socket on which a person talks to the running agent.
 //!
-//! One line of JSON each way: `{"release":"reason"}` -> `{"lines":["..."]}`.
+//! One line of JSON each way: `{"release":"reason"}` -> `{"lines":["..."],"code":0}`.
 
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -18,6 +18,9 @@ pub const SOCKET: &str = "agent.sock";
 const LINE_MAX: u64 = 64 * 1024;
 /// Whoever connects and says nothing is hung up on.
 const LINE_WITHIN: Duration = Duration::from_secs(10);
+/// Exit codes, as medevacctl has them.
+const REFUSED: u8 = 1;
+const UNANSWERED: u8 = 3;
 /// A release starts guests one after the other; half an hour is many of them.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1800);
 
@@ -29,18 +32,47 @@ pub enum Word {
     Release(String),
     /// Give every autostart flag back: the package is being removed.
     GiveBack(String),
+    /// Ask the aggregator to take this host out of care, or back into it.
+    Maintenance(Maintenance),
+}
+
+/// As `medevacctl maintenance` has it, of this host.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Maintenance {
+    pub on: bool,
+    pub until_back: bool,
+    pub for_s: Option<u64>,
+    pub reason: String,
+}
+
+/// What a word came to: lines for a person, and the exit code of whoever said it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Told {
+    pub lines: Vec<String>,
+    pub code: u8,
+}
+
+impl Told {
+    pub fn done(lines: Vec<String>) -> Told {
+        Told { lines, code: 0 }
+    }
+
+    /// A rule speaks against it.
+    pub fn refused(why: impl Into<String>) -> Told {
+        Told { lines: vec![why.into()], code: REFUSED }
+    }
+
+    /// Nobody is there who could say yes or no.
+    pub fn unanswered(why: impl Into<String>) -> Told {
+        Told { lines: vec![why.into()], code: UNANSWERED }
+    }
 }
 
 /// A word and where its answer goes.
 #[derive(Debug)]
 pub struct Ask {
     pub word: Word,
-    pub answer: oneshot::Sender<Vec<String>>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Answer {
-    lines: Vec<String>,
+    pub answer: oneshot::Sender<Told>,
 }
 
 /// Listens in the state directory until the receiver of `asks` has gone.
@@ -73,8 +105,8 @@ async fn serve(stream: UnixStream, asks: &mpsc::Sender<Ask>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     timeout(LINE_WITHIN, BufReader::new(read.take(LINE_MAX)).read_line(&mut line)).await??;
-    let lines = match serde_json::from_str(&line) {
-        Err(e) => vec![format!("not understood: {e}")],
+    let told = match serde_json::from_str(&line) {
+        Err(e) => Told::refused(format!("not understood: {e}")),
         Ok(word) => {
             let (answer, answered) = oneshot::channel();
             let sent = asks.send(Ask { word, answer }).await;
@@ -82,7 +114,7 @@ async fn serve(stream: UnixStream, asks: &mpsc::Sender<Ask>) -> io::Result<()> {
             timeout(ANSWER_WITHIN, answered).await?.map_err(io::Error::other)?
         }
     };
-    let mut bytes = serde_json::to_vec(&Answer { lines }).map_err(io::Error::other)?;
+    let mut bytes = serde_json::to_vec(&told).map_err(io::Error::other)?;
     bytes.push(b'\n');
     write.write_all(&bytes).await
 }
@@ -91,7 +123,7 @@ async fn serve(stream: UnixStream, asks: &mpsc::Sender<Ask>) -> io::Result<()> {
 ///
 /// # Errors
 /// Says what to do where no agent runs.
-pub async fn say(state_dir: &Path, word: &Word) -> io::Result<Vec<String>> {
+pub async fn say(state_dir: &Path, word: &Word) -> io::Result<Told> {
     let path = state_dir.join(SOCKET);
     let stream = UnixStream::connect(&path).await.map_err(|e| {
         io::Error::other(format!(
@@ -105,8 +137,7 @@ pub async fn say(state_dir: &Path, word: &Word) -> io::Result<Vec<String>> {
     write.write_all(&bytes).await?;
     let mut line = String::new();
     timeout(ANSWER_WITHIN, BufReader::new(read).read_line(&mut line)).await??;
-    let answer: Answer = serde_json::from_str(&line).map_err(io::Error::other)?;
-    Ok(answer.lines)
+    serde_json::from_str(&line).map_err(io::Error::other)
 }
 
 #[cfg(test)]
@@ -123,9 +154,10 @@ mod tests {
         let agent = tokio::spawn(async move {
             let ask: Ask = rx.recv().await.unwrap();
             assert!(matches!(ask.word, Word::Release(r) if r == "why"));
-            ask.answer.send(vec!["done".into()]).unwrap();
+            ask.answer.send(Told::done(vec!["done".into()])).unwrap();
         });
-        assert_eq!(say(dir.path(), &Word::Release("why".into())).await.unwrap(), ["done"]);
+        let told = say(dir.path(), &Word::Release("why".into())).await.unwrap();
+        assert_eq!((told.lines, told.code), (vec!["done".to_owned()], 0));
         agent.await.unwrap();
     }
 

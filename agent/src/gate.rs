@@ -1,4 +1,4 @@
-//! The gate before nova-compute: shut while the guests of this boot are held.
+//! The gate before nova-compute and libvirt-guests: shut while the guests of this boot are held.
 //!
 //! ```text
 //!   boot --> nova-compute.service --ExecStartPre--> medevac-agent wait-release --> nova-compute
@@ -8,7 +8,8 @@
 //!
 //! nova-compute would start a server that is being evacuated, or destroy the
 //! copy of one whose evacuation then fails. So it waits until the agent has
-//! been told that none is under way. The gate reads the agent's file and needs
+//! been told that none is under way. libvirt-guests would start whoever ran before the boot
+//! (`guest_list` says what it then does not). The gate reads the agent's file and needs
 //! no running agent to open: a hold that has ended stays ended in this boot.
 //! The package brings this gate to hosts that nobody has joined yet: of the
 //! configuration only the place of that file matters, and nothing else wrong
@@ -17,9 +18,11 @@
 use crate::state::State;
 use crate::{config, host};
 use medevac_settings::Reader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// What the agent must not forget, in its state directory.
+const STATE: &str = "state.json";
 /// The file is small and this is a local read.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The console says again why nova-compute waits.
@@ -34,25 +37,40 @@ pub enum Gate {
 
 /// Whether the guests of this boot may be started, by the file in the state directory that is configured.
 fn look_by(config: &Path) -> Gate {
-    let shut = |why: String| Gate::Shut(format!("{}: {why}", config.display()));
+    match (configured(config), host::boot_id()) {
+        (Ok(Some(dir)), Ok(boot_id)) => look(&dir, &boot_id),
+        // Nobody has set up an agent here.
+        (Ok(None), _) => Gate::Open,
+        (Err(why), _) => Gate::Shut(format!("{}: {why}", config.display())),
+        (_, Err(e)) => Gate::Shut(e.to_string()),
+    }
+}
+
+/// The state directory, of whatever configuration there is; `None` where there is none.
+fn configured(config: &Path) -> Result<Option<PathBuf>, String> {
     let text = match std::fs::read_to_string(config) {
         Ok(text) => text,
-        // Nobody has set up an agent here.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Gate::Open,
-        Err(e) => return shut(e.to_string()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.to_string()),
     };
-    let Ok(mut reader) = Reader::parse(&text) else {
-        return shut("not TOML: medevac-agent --check-config".to_owned());
-    };
-    match host::boot_id() {
-        Ok(boot_id) => look(&reader.path("state_dir", Some(config::STATE_DIR)), &boot_id),
-        Err(e) => Gate::Shut(e.to_string()),
-    }
+    let mut reader = Reader::parse(&text).map_err(|_| "not TOML: medevac-agent --check-config".to_owned())?;
+    Ok(Some(reader.path("state_dir", Some(config::STATE_DIR))))
+}
+
+/// The same, where whoever asks can do nothing about a fault.
+pub fn state_dir(config: &Path) -> Option<PathBuf> {
+    configured(config).ok().flatten()
+}
+
+/// What the agent last knew; `None` where none ever ran. Asked once the gate is open.
+pub fn state(config: &Path) -> Option<State> {
+    let bytes = std::fs::read(state_dir(config)?.join(STATE)).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 /// The same, by that directory.
 pub fn look(state_dir: &Path, boot_id: &str) -> Gate {
-    let path = state_dir.join("state.json");
+    let path = state_dir.join(STATE);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         // Never run here: there is nothing to hold.

@@ -31,11 +31,12 @@ pub async fn give_back(config: &Config, reason: String) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let Ok(_lock) = crate::app::lock(&config.state_dir) else {
-        return Ok(control::say(&config.state_dir, &Word::GiveBack(reason)).await?);
+        return Ok(control::say(&config.state_dir, &Word::GiveBack(reason)).await?.lines);
     };
     let identity = Identity::read(&config.machine_identity)?;
     let state = Arc::new(StateFile::open(&config.state_dir, &identity.boot_id)?);
-    let libvirt = Libvirt::new(&config.libvirt_uri, config.call_deadline).map_err(|e| anyhow!("libvirt: {e}"))?;
+    let libvirt = Libvirt::new(&config.libvirt_uri, config.libvirt_socket.as_deref(), config.call_deadline)
+        .map_err(|e| anyhow!("libvirt: {e}"))?;
     // Heard to the end: the connection lasts as long as somebody wants its news.
     let (tell, mut told) = mpsc::channel(REPORTS);
     tokio::spawn(libvirt.clone().supervise(tell));

@@ -67,6 +67,8 @@ pub struct Marked {
     pub marker: String,
     /// It could be read in the latest round.
     pub readable: bool,
+    /// Why nobody could look at the directory as those see it who use it.
+    pub why: String,
 }
 
 impl Guests {

@@ -1,6 +1,7 @@
 //! What this host says about itself: boot, identity, memory, load, pressure,
 //! whether it is going down, and ways in which a second copy of a guest could start.
 
+use crate::guest_list;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,6 +12,14 @@ const SHUTTING_DOWN: &str = "/run/medevac/shutting-down";
 const SCHEDULED: &str = "/run/systemd/shutdown/scheduled";
 /// A shutdown scheduled later than this is no goodbye yet.
 const SOON: Duration = Duration::from_secs(60);
+
+/// Where units and what belongs to them are found, the strongest first.
+const UNIT_FOLDERS: [&str; 4] =
+    ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
+/// What the package puts before libvirt-guests.
+const GUESTS_HOLD: &str = "libvirt-guests.service.d/medevac-hold.conf";
+/// What libvirt-guests reads, on Debian and on EL.
+const GUESTS_SETTINGS: [&str; 2] = ["etc/default/libvirt-guests", "etc/sysconfig/libvirt-guests"];
 
 /// Why the agent cannot say who or when this host is.
 #[derive(Debug, thiserror::Error)]
@@ -129,20 +138,28 @@ pub async fn is_shutting_down_for_sure() -> bool {
 /// Ways to a second copy that lie beside medevac: somebody else starts guests at boot.
 pub fn warnings() -> Vec<String> {
     let mut out = Vec::new();
-    if Path::new("/etc/systemd/system/multi-user.target.wants/libvirt-guests.service").exists() {
-        out.push("libvirt-guests is enabled: it starts guests at boot that may run elsewhere; disable it or set ON_BOOT=ignore".into());
+    if starts_guests_at_boot(Path::new("/")) {
+        out.push("libvirt-guests is enabled, and medevac's hold is not before it: it starts guests at boot that may run elsewhere; disable it or set ON_BOOT=ignore".into());
     }
-    let nova = fs::read_to_string("/etc/nova/nova.conf").unwrap_or_default();
-    if resumes_guests(&nova) {
-        out.push("nova.conf has resume_guests_state_on_host_boot = true: it starts guests at boot that may run elsewhere; set it to false".into());
-    }
+    out.extend(crate::kolla::warnings(Path::new("/")));
     out
 }
 
-fn resumes_guests(nova: &str) -> bool {
-    nova.lines().filter_map(|l| l.split_once('=')).any(|(key, value)| {
-        key.trim() == "resume_guests_state_on_host_boot" && value.trim().eq_ignore_ascii_case("true")
-    })
+/// Whether libvirt-guests does, with nothing of ours before it.
+fn starts_guests_at_boot(root: &Path) -> bool {
+    let enabled = root.join("etc/systemd/system/multi-user.target.wants/libvirt-guests.service").exists();
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
+    // The first one that there is counts: a link to /dev/null in /etc puts the package's out of use.
+    let hold = UNIT_FOLDERS.map(|folder| format!("{folder}/{GUESTS_HOLD}")).into_iter();
+    let held = hold.filter(|path| root.join(path).exists()).map(|path| read(&path)).next();
+    let held = held.is_some_and(|hold| hold.contains("wait-release"));
+    let ignores = GUESTS_SETTINGS.iter().any(|path| ignores_boot(&read(path)));
+    enabled && !held && !ignores
+}
+
+/// The last word counts; without one it is the distribution's, which may be `start`.
+fn ignores_boot(settings: &str) -> bool {
+    guest_list::setting(settings, "ON_BOOT").is_some_and(|word| word == "ignore")
 }
 
 #[cfg(test)]
@@ -174,8 +191,24 @@ mod tests {
     }
 
     #[test]
-    fn novas_own_resume_is_found() {
-        assert!(resumes_guests("[DEFAULT]\nresume_guests_state_on_host_boot = True\n"));
-        assert!(!resumes_guests("# resume_guests_state_on_host_boot = True\nresume_guests_state_on_host_boot=false\n"));
+    fn libvirt_guests_is_warned_of_where_neither_a_hold_nor_its_settings_keep_it_from_starting_guests() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let warned = || starts_guests_at_boot(dir.path());
+        assert!(!warned(), "it is not there");
+        write("etc/systemd/system/multi-user.target.wants/libvirt-guests.service", "");
+        assert!(warned());
+        write("etc/default/libvirt-guests", "ON_BOOT=start\nON_BOOT='ignore'\n");
+        assert!(!warned());
+        write("etc/default/libvirt-guests", "#ON_BOOT=ignore\n");
+        assert!(warned());
+        write(&format!("usr/lib/systemd/system/{GUESTS_HOLD}"), "ExecStartPre=medevac-agent wait-release\n");
+        assert!(!warned());
+        write(&format!("etc/systemd/system/{GUESTS_HOLD}"), "");
+        assert!(warned(), "somebody has taken the hold away");
     }
 }

@@ -4,7 +4,7 @@
 //!   event thread   libvirt's event loop; callbacks only copy and send
 //!   reader         one thread, one connection: lists, states, XML; libvirt's events
 //!   hands          up to four threads, each with its own connection: starts and stops
-//!   supervisor     open -> listen, look every 2 s -> lost -> back-off -> open
+//!   supervisor     find it -> open -> listen, look every 2 s -> lost -> back-off -> find it
 //! ```
 //!
 //! Every call has our own deadline. A call that does not come back is left
@@ -14,6 +14,7 @@
 mod calls;
 mod events;
 mod hands;
+mod place;
 mod supervisor;
 mod worker;
 

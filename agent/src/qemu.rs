@@ -6,7 +6,12 @@
 //!
 //! libvirtd may hang or be down: what runs is what /proc shows, and a pidfd
 //! tells the end of exactly that process, however soon its number is used again.
+//! Our /proc has every process of this host by its number here, whatever container
+//! it lives in. No pid file is read: one that was written in a container holds the
+//! numbers of that container.
 
+#[cfg(test)]
+pub(crate) mod recorded;
 mod watch;
 
 pub use watch::{Seen, Watch};
@@ -83,7 +88,7 @@ pub fn find(proc: &Path, uuid: &str) -> Option<Process> {
     pids(proc).filter_map(|pid| Process::read(proc, pid)).find(|p| p.uuid == uuid)
 }
 
-fn pids(proc: &Path) -> impl Iterator<Item = i32> {
+pub(crate) fn pids(proc: &Path) -> impl Iterator<Item = i32> {
     let entries = fs::read_dir(proc).into_iter().flatten().flatten();
     entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
@@ -126,6 +131,7 @@ impl Scanner {
 
 #[cfg(test)]
 mod tests {
+    use super::recorded::{Recorded, START};
     use super::*;
 
     const UUID: &str = "3f1a2b3c-0000-4000-8000-000000000001";
@@ -145,30 +151,33 @@ mod tests {
         assert_eq!(parse_arguments(b""), None);
     }
 
-    fn fake(proc: &Path, pid: i32, state: &str, args: &[&str]) {
-        let dir = proc.join(pid.to_string());
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("cmdline"), arguments(args)).unwrap();
-        let rest = "1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0";
-        fs::write(dir.join("stat"), format!("{pid} (a) b) {state} {rest} 4242 99")).unwrap();
-    }
-
     #[test]
     fn a_process_that_becomes_qemu_after_its_fork_is_found() {
-        let proc = tempfile::tempdir().unwrap();
-        fake(proc.path(), 7, "S", &["libvirtd"]);
+        let proc = Recorded::new();
+        proc.runs(7, "S", &["libvirtd"]);
         let mut scanner = Scanner::new(proc.path());
         assert_eq!(scanner.new_ones(|_| false, false), []);
-        fake(proc.path(), 7, "S", &["qemu-system-x86_64", "-uuid", UUID]);
+        proc.runs(7, "S", &["qemu-system-x86_64", "-uuid", UUID]);
         let found = scanner.new_ones(|_| false, false);
-        assert_eq!(found, [Process { uuid: UUID.into(), pid: 7, start: 4242, incoming: false }]);
+        assert_eq!(found, [Process { uuid: UUID.into(), pid: 7, start: START, incoming: false }]);
         assert_eq!(scanner.new_ones(|pid| pid == 7, false), [], "known ones are not read again");
     }
 
     #[test]
     fn a_dead_process_that_nobody_reaped_is_gone() {
-        let proc = tempfile::tempdir().unwrap();
-        fake(proc.path(), 7, "Z", &["qemu-system-x86_64", "-uuid", UUID]);
+        let proc = Recorded::new();
+        proc.runs(7, "Z", &["qemu-system-x86_64", "-uuid", UUID]);
         assert_eq!(scan(proc.path()), []);
+    }
+
+    #[test]
+    fn a_qemu_in_a_container_is_seen_by_its_number_on_the_host() {
+        let proc = Recorded::new();
+        proc.process(31337, "qemu-kvm", "mnt:[4026532999]", Path::new("/"));
+        proc.runs(31337, "S", &["/usr/libexec/qemu-kvm", "-pidfile", "/run/libvirt/qemu/g.pid", "-uuid", UUID]);
+        // What it is called inside, and what stands in its pid file.
+        fs::write(proc.path().join("31337/status"), "Pid:\t31337\nNSpid:\t31337\t7\n").unwrap();
+        proc.runs(7, "S", &["sshd"]);
+        assert_eq!(find(proc.path(), UUID).map(|found| found.pid), Some(31337));
     }
 }

@@ -97,6 +97,11 @@ pub struct Spool {
 }
 
 impl Spool {
+    /// What is in it stays; the next fact makes room if there is too much.
+    pub fn set_max_mib(&mut self, max_mib: u64) {
+        self.max_bytes = max_mib * 1024 * 1024;
+    }
+
     /// Reads the file in `dir`. A damaged tail is cut: it was being written when the host died.
     pub fn open(dir: &Path, boot_id: &str, max_mib: u64) -> Spool {
         let (log, records) = LogFile::open(&dir.join("spool"));
@@ -106,11 +111,12 @@ impl Spool {
             entries: VecDeque::new(),
             next_id: 1,
             bytes: 0,
-            max_bytes: max_mib * 1024 * 1024,
+            max_bytes: 0,
             log,
             unwritten: false,
             dropped: 0,
         };
+        spool.set_max_mib(max_mib);
         for record in records {
             spool.replay(record);
         }

@@ -12,22 +12,24 @@ use crate::cli::TestArgs;
 use crate::clock::BootClock;
 use crate::cloud::libvirt::{Carrier, LibvirtCloud};
 use crate::cloud::openstack::{Names, OpenstackCloud};
-use crate::config::Config;
+use crate::config::{Config, Read};
+use crate::desk::{Desk, DeskReplies};
 use crate::engine::{Engine, Input, Ports};
 use crate::fence::AgentFencer;
 use crate::grpc::registry::{Inbox, Registry, SessionAgents, Shared};
 use crate::grpc::service::NerveService;
-use crate::http::desk::{Desk, DeskReplies};
 use crate::http::identity::Identities;
 use crate::http::{self, Api, socket};
 use crate::keeper::Keeper;
 use crate::lease::SoloLease;
 use crate::listen::{self, TlsError};
-use crate::look::{OwnEyes, Sight};
+use crate::look::OwnEyes;
 use crate::metrics::{Meter, MeteredCloud, MeteredReplies, MeteredStore, Scrape};
 use crate::ports::{Clock, ProbeKeys, Store, StoreError};
 use crate::pulse::Pulse;
+use crate::reload::{Reloader, Tools};
 use crate::store::sqlite::{OpenError, Opened, Opening, SqliteStore};
+use crate::swap::Swap;
 use medevac_metrics::Live;
 use medevac_openstack::Nova;
 use medevac_proto::session::aggregator_frame::Body;
@@ -114,8 +116,8 @@ pub fn machine_identity(path: &Path) -> Result<String, RunError> {
 ///
 /// # Errors
 /// Whatever keeps it from starting, and a store that fails.
-pub fn run(config: Config, tests: &TestArgs) -> Result<(), RunError> {
-    let mut config = config;
+pub fn run(path: &Path, read: Read, tests: &TestArgs) -> Result<(), RunError> {
+    let Read { mut config, given } = read;
     prepare_tests(&mut config, tests)?;
     for warning in &config.warnings {
         tracing::warn!(code = "MDV-CONFIG", "{warning}");
@@ -127,6 +129,7 @@ pub fn run(config: Config, tests: &TestArgs) -> Result<(), RunError> {
         .map_err(io("the runtime did not start"))?;
     let result = runtime.block_on(async {
         let running = start(&config).await?;
+        running.heed_hangups(path, Read { config, given })?;
         running.until_stopped().await
     });
     // Probes and fence agents under way end with us; nothing waits for them.
@@ -155,6 +158,7 @@ pub struct Running {
     /// Where agents and operators connect.
     pub address: std::net::SocketAddr,
     inbox: Inbox,
+    tools: Tools,
     ended: tokio::sync::oneshot::Receiver<Result<(), StoreError>>,
     socket: PathBuf,
 }
@@ -172,20 +176,29 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     tracing::info!(code = "MDV-START", site = %opened.site, epoch = opened.epoch.number, "the store is ours");
     let (inbox, arrived) = mpsc::channel(INBOX_MAX);
     let runtime = tokio::runtime::Handle::current();
+    let desk = Arc::new(Desk::default());
     let shared = Shared {
         site: opened.site.clone(),
         epoch: opened.epoch.clone(),
         plaintext: config.tls.is_none(),
-        banner_ports: config.banner_ports.clone(),
-        probe_deadline: config.settings.probe_deadline,
+        sight: Swap::new(config.sight()),
+        desk: Arc::clone(&desk),
     };
     let registry = Registry::new(shared, &opened.secret, inbox.clone(), runtime.clone());
     remember(&mut store, &registry)?;
-    let desk = Arc::new(Desk::default());
     let mut live = Live::default();
     medevac_metrics::lines_of(&mut live);
     let meter = Arc::new(Meter::new(&mut live));
-    let ports = metered(ports(config, store, &opened, &registry, &inbox, &desk)?, &meter);
+    let fencer = fencer(config, &opened, &inbox);
+    let couriers = Couriers::start(&config.receivers, &opened.site, &inbox, &runtime);
+    let trials = Arc::new(Trials::new(&config.receivers, &opened.site));
+    let tools = Tools {
+        devices: fencer.configured(),
+        sight: Arc::clone(&registry.shared.sight),
+        couriers: couriers.clone(),
+        trials: Arc::clone(&trials),
+    };
+    let ports = metered(ports(config, store, &opened, &registry, (fencer, couriers), (&inbox, &desk))?, &meter);
     let engine = Engine::start(config.settings.clone(), ports)?;
     let listener = TcpListener::bind(config.listen).await.map_err(io(format!("listen {}", config.listen)))?;
     let address = listener.local_addr().map_err(io("listen"))?;
@@ -204,15 +217,14 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
         pulse: Arc::clone(&pulse),
         tls: tls_files.clone(),
     };
-    let receivers = Arc::new(Trials::new(&config.receivers, &opened.site));
     let (inbox_of, desk_of, site) = (inbox.clone(), Arc::clone(&desk), opened.site);
-    let api = Api { inbox: inbox_of, desk: desk_of, receivers, site, epoch, pulse, identity };
+    let api = Api { inbox: inbox_of, desk: desk_of, receivers: trials, site, epoch, pulse, identity };
     let ended = spawn_loop(engine, arrived, desk, counting)?;
     tokio::spawn(medevac_metrics::serve(config.metrics.clone(), tls_files, Arc::new(scrape)));
     serve(listener, tls, Arc::clone(&registry), api.clone());
     tokio::spawn(socket::serve(bound, api, group));
     tracing::info!(code = "MDV-LISTENING", %address, socket = %config.socket.display(), "agents and operators are served");
-    Ok(Running { registry, address, inbox, ended, socket: config.socket.clone() })
+    Ok(Running { registry, address, inbox, tools, ended, socket: config.socket.clone() })
 }
 
 /// The same ports, counting what goes through them.
@@ -259,22 +271,12 @@ fn ports(
     store: SqliteStore,
     opened: &Opened,
     registry: &Arc<Registry>,
-    inbox: &Inbox,
-    desk: &Arc<Desk>,
+    (fencer, courier): (AgentFencer, Couriers),
+    (inbox, desk): (&Inbox, &Arc<Desk>),
 ) -> Result<Ports, RunError> {
     let runtime = tokio::runtime::Handle::current();
-    let earlier = opened.earlier_fence_deadline;
-    let fencer =
-        AgentFencer::new(config.fences.clone(), config.templates.clone(), earlier, inbox.clone(), runtime.clone());
-    let shared = &registry.shared;
-    let sight = Sight {
-        banner_ports: shared.banner_ports.clone(),
-        port: config.responder_port,
-        deadline: shared.probe_deadline,
-    };
     let keys: Arc<dyn ProbeKeys> = Arc::<Registry>::clone(registry);
-    let courier = Couriers::start(&config.receivers, &opened.site, inbox, &runtime);
-    let looker = OwnEyes::new(keys, sight, inbox.clone(), runtime);
+    let looker = OwnEyes::new(keys, Arc::clone(&registry.shared.sight), inbox.clone(), runtime);
     Ok(Ports {
         clock: Box::new(BootClock),
         store: Box::new(store),
@@ -286,6 +288,11 @@ fn ports(
         courier: Box::new(courier),
         replies: Box::new(DeskReplies(Arc::clone(desk))),
     })
+}
+
+fn fencer(config: &Config, opened: &Opened, inbox: &Inbox) -> AgentFencer {
+    let runtime = tokio::runtime::Handle::current();
+    AgentFencer::new(config.devices(), opened.earlier_fence_deadline, inbox.clone(), runtime)
 }
 
 /// What runs the instances.
@@ -444,6 +451,24 @@ impl Watchdog {
 }
 
 impl Running {
+    /// Whoever reads the file again, and takes it to the loop.
+    pub fn reloader(&self, path: &Path, read: Read) -> Reloader {
+        Reloader::new(path.to_owned(), read, self.inbox.clone(), self.tools.clone())
+    }
+
+    /// SIGHUP, as from `systemctl reload`: the file is read again.
+    fn heed_hangups(&self, path: &Path, read: Read) -> Result<(), RunError> {
+        let mut hangups = signal(SignalKind::hangup()).map_err(io("SIGHUP"))?;
+        let mut reloader = self.reloader(path, read);
+        // One at a time: whatever comes meanwhile is one more, of the file as it is then.
+        tokio::spawn(async move {
+            while hangups.recv().await.is_some() {
+                let _ = reloader.reload().await;
+            }
+        });
+        Ok(())
+    }
+
     /// Serves until SIGTERM, SIGINT or a failed store.
     ///
     /// # Errors

@@ -3,13 +3,17 @@
 //! next start reads the truth).
 
 use crate::app::{self, RunError};
-use crate::config::{self, Config, ConfigError};
+use crate::clock::BootClock;
+use crate::config::{self, Config, ConfigError, Read};
 use crate::init::{Wanted, init};
+use crate::ports::Clock;
 use crate::rank::Rank;
+use crate::store::backup;
 use crate::store::sqlite::SqliteStore;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use medevac_triage::Voided;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::{EnvFilter, prelude::*};
 
@@ -80,6 +84,26 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         above: u64,
     },
+    /// Copy the store as it is now, while the aggregator runs or not; the copy holds secrets of guests
+    Backup {
+        /// Where to: a new file, readable for its owner alone
+        file: PathBuf,
+        #[arg(long, default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Put a backup in the place of the store of a stopped aggregator: paused, every segment in mode observe
+    Restore {
+        /// What `backup` has made
+        file: PathBuf,
+        #[arg(long, default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
+        /// Kept in the store
+        #[arg(long)]
+        reason: String,
+        /// The highest epoch that an agent or the log named
+        #[arg(long, default_value_t = 0)]
+        above: u64,
+    },
 }
 
 /// Runs what was typed.
@@ -112,13 +136,17 @@ fn run(args: Args) -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::TakeOver { config, reason, above }) => take_over(&Config::load(&config)?, &reason, above),
+        Some(Command::Backup { file, config }) => back_up(&Config::load(&config)?, &file),
+        Some(Command::Restore { file, config, reason, above }) => {
+            restore(&Config::load(&config)?, file, &reason, above)
+        }
         None => {
-            let config = Config::load(&args.config)?;
+            let read = Read::load(&args.config)?;
             if args.check_config {
-                return checked(&config);
+                return checked(&read.config);
             }
             log_to_stderr();
-            Ok(app::run(config, &args.tests)?)
+            Ok(app::run(&args.config, read, &args.tests)?)
         }
     }
 }
@@ -131,6 +159,37 @@ fn checked(config: &Config) -> anyhow::Result<()> {
         crate::listen::server_tls(tls)?;
     }
     println!("the configuration is valid");
+    Ok(())
+}
+
+fn back_up(config: &Config, file: &Path) -> anyhow::Result<()> {
+    backup::backup(&config.state_dir, file, BootClock.now().wall).context("there is no backup")?;
+    println!("{} holds the store as it is now; keep it as you keep passwords", file.display());
+    Ok(())
+}
+
+fn restore(config: &Config, from: PathBuf, reason: &str, above: u64) -> anyhow::Result<()> {
+    anyhow::ensure!(!reason.trim().is_empty(), "--reason must say why: it is kept in the store");
+    let order = backup::Order {
+        state_dir: config.state_dir.clone(),
+        from,
+        machine: app::machine_identity(&config.machine_identity)?,
+        above,
+        reason: reason.trim().to_owned(),
+        now: BootClock.now().wall,
+    };
+    let done = backup::restore(&order).context("nothing was changed")?;
+    println!("site {} is restored, under epoch {}", done.site, done.epoch);
+    let Voided { incidents, tokens, hosts } = &done.voided;
+    let numbers: Vec<String> = incidents.iter().map(ToString::to_string).collect();
+    println!("{} open incidents are closed, and nothing of them is done: {}", incidents.len(), numbers.join(", "));
+    println!("{tokens} tokens that nobody had used are void");
+    println!("{} hosts are known; one that joined after the backup is met when its agent connects", hosts.len());
+    println!("what was revoked, or put into maintenance, after the backup is forgotten: say it again");
+    if let Some(before) = &done.before {
+        println!("the store as it was before is {}", before.display());
+    }
+    println!("start the aggregator: it is paused, with every segment in mode observe, until you have looked");
     Ok(())
 }
 

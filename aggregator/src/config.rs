@@ -6,10 +6,12 @@
 
 mod alerts;
 mod fence;
+mod identity;
+mod read;
+mod reference;
+mod restart;
 
 use crate::alert::Receiver;
-mod identity;
-
 use crate::fence::subprocess::{AGENTS, Device, EACH_HOST, password};
 use crate::listen::TlsFiles;
 use crate::peer::valid_name;
@@ -21,6 +23,9 @@ use medevac_triage::{
     CloudKind, DEFAULT_SEGMENT, FenceLevel, Ha, HostId, LEVELS, Level, MATRIX_ROWS, Mode, OnHung, OnLocalDisks,
     PRIORITY_MAX, Place, PlaneId, PolicyRule, RecoveryMethod, SegmentId, SegmentsBy, Settings, TIER_MAX, Through,
 };
+pub use read::Read;
+pub use reference::KEYS;
+pub use restart::restarts;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -97,9 +102,7 @@ impl Config {
     /// # Errors
     /// All faults of the file at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Self::parse(&text).map_err(|problems| ConfigError::Faulty { path: path.to_owned(), problems })
+        Read::load(path).map(|read| read.config)
     }
 
     /// Reads a text.
@@ -107,8 +110,10 @@ impl Config {
     /// # Errors
     /// All faults of the text at once.
     pub fn parse(text: &str) -> Result<Self, Problems> {
-        let mut reader = Reader::parse(text)?;
-        let r = &mut reader;
+        Read::parse(text).map(|read| read.config)
+    }
+
+    fn read(r: &mut Reader) -> Self {
         let mut warnings = Vec::new();
         let listen = listen(r);
         let tls = tls(r, listen);
@@ -126,7 +131,7 @@ impl Config {
         let openstack = openstack(r);
         let receivers = alerts::read(r, &mut settings, &mut warnings);
         let identity = identity::read(r);
-        let config = Self {
+        Self {
             listen,
             socket: r.path("socket", Some("/run/medevac/aggregator.sock")),
             state_dir: r.path("state_dir", Some("/var/lib/medevac")),
@@ -142,8 +147,18 @@ impl Config {
             identity,
             settings,
             warnings,
-        };
-        reader.finish().map(|()| config)
+        }
+    }
+
+    /// How everybody looks.
+    pub fn sight(&self) -> crate::ports::Sight {
+        let (port, deadline) = (self.responder_port, self.settings.probe_deadline);
+        crate::ports::Sight { banner_ports: self.banner_ports.clone(), port, deadline }
+    }
+
+    /// By what hosts are switched off, as far as it is configured.
+    pub fn devices(&self) -> crate::fence::Devices {
+        crate::fence::Devices { levels: self.fences.clone(), templates: self.templates.clone() }
     }
 
     /// The longest that one run of a fence agent may take.

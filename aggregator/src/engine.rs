@@ -22,11 +22,26 @@ use std::time::Duration;
 /// What a reader wants to know of the state.
 pub type Question = Box<dyn FnOnce(&Triage, Now) + Send>;
 
+/// What became of a configuration that was read anew: what is worth telling, or why it was refused.
+pub type Verdict = Result<Vec<String>, String>;
+
+/// A configuration that was read anew.
+#[allow(missing_debug_implementations)]
+pub struct Reload {
+    /// Or what is wrong with the file.
+    pub settings: Result<Settings, String>,
+    /// The longest that one run of a fence agent may take from now on.
+    pub longest_fence: Duration,
+    /// Called on the loop, between two turns: changes all else together with the settings, or nothing.
+    pub take: Box<dyn FnOnce(Verdict) + Send>,
+}
+
 /// What arrives in the inbox.
 pub enum Input {
     Seen(Observation),
     /// A reader's question, answered on the loop: the only owner of the state.
     Ask(Question),
+    Reload(Box<Reload>),
     Stop,
 }
 
@@ -35,6 +50,7 @@ impl std::fmt::Debug for Input {
         match self {
             Input::Seen(observation) => f.debug_tuple("Seen").field(observation).finish(),
             Input::Ask(_) => f.write_str("Ask"),
+            Input::Reload(_) => f.write_str("Reload"),
             Input::Stop => f.write_str("Stop"),
         }
     }
@@ -101,6 +117,7 @@ impl Engine {
                 Input::Seen(Observation::RivalMet { host, epoch }) => self.meet(&host, &epoch)?,
                 Input::Seen(observation) => observations.push(observation),
                 Input::Ask(question) => questions.push(question),
+                Input::Reload(reload) => self.reload(now, *reload)?,
                 Input::Stop => {}
             }
         }
@@ -111,6 +128,23 @@ impl Engine {
         for question in questions {
             question(&self.triage, now);
         }
+        Ok(())
+    }
+
+    /// What it drafts is committed with this turn.
+    fn reload(&mut self, now: Now, reload: Reload) -> Result<(), StoreError> {
+        let verdict = match reload.settings {
+            Ok(settings) => self.triage.reload(now, settings),
+            Err(why) => {
+                self.triage.refuse_settings(now, why.clone());
+                Err(why)
+            }
+        };
+        if verdict.is_ok() {
+            // Before a slower device can be asked: the next start waits for it.
+            self.ports.store.remember_fence_deadline(reload.longest_fence)?;
+        }
+        (reload.take)(verdict);
         Ok(())
     }
 

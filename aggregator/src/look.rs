@@ -1,7 +1,8 @@
 //! Our own eyes: they can save a host, never condemn it.
 
 use crate::engine::Input;
-use crate::ports::{Looker, ProbeKeys, REFERENCE_PLANE};
+use crate::ports::{Looker, ProbeKeys, REFERENCE_PLANE, Sight};
+use crate::swap::Swap;
 use medevac_probe::{Answer, Key, Outcome, Target};
 use medevac_triage::{
     BootId, HostId, Observation, PlaneId, ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Vantage,
@@ -16,20 +17,11 @@ use tokio::sync::{Semaphore, mpsc};
 /// stalled machine must not pile them up.
 const ROUNDS_MAX: usize = 4;
 
-/// How we look.
-#[derive(Clone, Debug)]
-pub struct Sight {
-    pub banner_ports: Vec<u16>,
-    pub port: u16,
-    /// An answer is awaited this long.
-    pub deadline: Duration,
-}
-
 /// Probes hosts and reference addresses from where the aggregator runs.
 #[allow(missing_debug_implementations)]
 pub struct OwnEyes {
     keys: Arc<dyn ProbeKeys>,
-    sight: Sight,
+    sight: Arc<Swap<Sight>>,
     inbox: mpsc::Sender<Input>,
     runtime: tokio::runtime::Handle,
     rounds: Arc<Semaphore>,
@@ -38,7 +30,7 @@ pub struct OwnEyes {
 impl OwnEyes {
     pub fn new(
         keys: Arc<dyn ProbeKeys>,
-        sight: Sight,
+        sight: Arc<Swap<Sight>>,
         inbox: mpsc::Sender<Input>,
         runtime: tokio::runtime::Handle,
     ) -> Self {
@@ -47,13 +39,13 @@ impl OwnEyes {
 
     fn target(&self, host: HostId, planes: BTreeMap<PlaneId, String>) -> Target {
         let parsed = planes.into_iter().filter_map(|(plane, address)| Some((plane.0, address.parse::<IpAddr>().ok()?)));
-        let key = self.keys.key_of(&host);
+        let (key, sight) = (self.keys.key_of(&host), self.sight.get());
         Target {
             key: Some(key).filter(|key| !key.is_empty()).and_then(|key| Key::new(&key)),
             host: host.0,
             planes: parsed.collect(),
-            banner_ports: self.sight.banner_ports.clone(),
-            port: self.sight.port,
+            banner_ports: sight.banner_ports.clone(),
+            port: sight.port,
         }
     }
 }
@@ -69,7 +61,7 @@ impl Looker for OwnEyes {
             return;
         };
         let targets: Vec<_> = targets.into_iter().map(|(host, planes)| self.target(host, planes)).collect();
-        let (inbox, deadline) = (self.inbox.clone(), self.sight.deadline);
+        let (inbox, deadline) = (self.inbox.clone(), self.sight.get().deadline);
         self.runtime.spawn(async move {
             let hosts = targets.iter().map(|target| medevac_probe::probe(target, deadline));
             let gates = references.iter().map(|address| reference(address, deadline));

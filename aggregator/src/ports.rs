@@ -42,6 +42,12 @@ pub trait Store: Send {
     /// # Errors
     /// As for [`Store::commit`].
     fn remember_rival(&mut self, number: u64) -> Result<(), StoreError>;
+
+    /// Keeps the longest that a fence order of this process can take, if it is longer than what is kept.
+    ///
+    /// # Errors
+    /// As for [`Store::commit`].
+    fn remember_fence_deadline(&mut self, longest: Duration) -> Result<(), StoreError>;
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +135,16 @@ pub const REFERENCE_PLANE: &str = "reference";
 pub trait ProbeKeys: Send + Sync {
     /// Key of a host's responder in its newest known boot; empty when it never joined.
     fn key_of(&self, host: &HostId) -> Vec<u8>;
+}
+
+/// How everybody looks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    pub banner_ports: Vec<u16>,
+    /// Of the responder, where we look ourselves.
+    pub port: u16,
+    /// An answer is awaited this long.
+    pub deadline: Duration,
 }
 
 /// Our own eyes.

@@ -1,7 +1,7 @@
 //! Whether this process decides, for whoever must not wait for its loop to be
 //! told: load balancers, health checks, the page of metrics.
 
-use crate::http::desk::Desk;
+use crate::desk::Desk;
 use medevac_metrics::Answer;
 use medevac_proto::rest::Decider;
 use medevac_triage::{Epoch, Wall, millis};

@@ -7,20 +7,22 @@ mod common;
 use common::{Agent, GUEST, certificates, channel, hello, inventory};
 use medevac_aggregator::alert::Trials;
 use medevac_aggregator::app;
+use medevac_aggregator::desk::{Desk, DeskReplies};
 use medevac_aggregator::engine::Input;
 use medevac_aggregator::grpc::registry::{Registry, SessionAgents, Shared};
 use medevac_aggregator::http::Api;
-use medevac_aggregator::http::desk::Desk;
 use medevac_aggregator::http::identity::Identities;
 use medevac_aggregator::keeper::Keeper;
-use medevac_aggregator::ports::{Agents, ProbeKeys};
+use medevac_aggregator::ports::{Agents, ProbeKeys, Replies, Sight};
 use medevac_aggregator::pulse::Pulse;
+use medevac_aggregator::swap::Swap;
 use medevac_proto::session::agent_frame::Body;
 use medevac_proto::session::aggregator_frame::Body as Told;
 use medevac_proto::session::{
-    AgentFrame, Epoch as WireEpoch, Fact, Instance, InstanceGone, InstanceStopped, Inventory, InventoryChange, fact,
+    AgentFrame, Epoch as WireEpoch, Errand, Fact, Instance, InstanceGone, InstanceStopped, Inventory, InventoryChange,
+    MaintenanceErrand, errand, fact,
 };
-use medevac_triage::{Closer, Epoch, Observation, RunState, Wall};
+use medevac_triage::{Closer, Epoch, Observation, Reply, RunState, Wall, Word};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +35,7 @@ struct Site {
     address: SocketAddr,
     registry: Arc<Registry>,
     seen: mpsc::Receiver<Input>,
+    desk: Arc<Desk>,
 }
 
 impl Site {
@@ -40,24 +43,24 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let files = certificates(dir.path());
         let (inbox, seen) = mpsc::channel(1024);
+        let desk = Arc::new(Desk::default());
         let shared = Shared {
             site: "site-a".into(),
             epoch: Epoch { number: 5, start: "start-5".into() },
             plaintext: false,
-            banner_ports: vec![22],
-            probe_deadline: Duration::from_millis(800),
+            sight: Swap::new(Sight { banner_ports: vec![22], port: 0, deadline: Duration::from_millis(800) }),
+            desk: Arc::clone(&desk),
         };
         let registry = Registry::new(shared, "secret", inbox.clone(), tokio::runtime::Handle::current());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let desk = Arc::new(Desk::default());
         let epoch = Epoch { number: 5, start: "start".into() };
         let pulse = Arc::new(Pulse::new(epoch, Wall(0), Arc::clone(&desk)));
         let receivers = Arc::new(Trials::new(&[], "site-a"));
         let identity = Arc::new(Identities::new(registry.doors(), Some(files.clone()), Duration::from_secs(60)));
-        let api = Api { inbox, desk, receivers, site: "site-a".into(), epoch: 5, pulse, identity };
+        let api = Api { inbox, desk: Arc::clone(&desk), receivers, site: "site-a".into(), epoch: 5, pulse, identity };
         app::serve(listener, Some(Keeper::new(files).unwrap()), Arc::clone(&registry), api);
-        Self { dir, address, registry, seen }
+        Self { dir, address, registry, seen, desk }
     }
 
     async fn join(&self, host: &str, boot: &str) -> Agent {
@@ -388,4 +391,32 @@ async fn connections_that_never_shake_hands_hold_few_places_and_not_for_long() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let _agent = site.join("hv1", "boot-1").await;
     assert_eq!(site.opened().await.host.as_str(), "hv1");
+}
+
+#[tokio::test]
+async fn a_host_speaks_for_itself_alone_and_is_answered_once_the_loop_has() {
+    let mut site = Site::start().await;
+    let mut agent = site.join("hv1", "boot-1").await;
+    site.opened().await;
+    let mut answers = DeskReplies(Arc::clone(&site.desk));
+    let maintenance = MaintenanceErrand { on: true, until_back: true, for_s: 60 };
+    let errand = |ask, reason: &str| {
+        Body::Errand(Errand { ask, reason: reason.into(), what: Some(errand::What::Maintenance(maintenance)) })
+    };
+    agent.say(errand(7, "new disk")).await;
+    let Observation::OperatorSpoke { token, by, reason, word } = site.next().await else { panic!("no word") };
+    assert_eq!((by.as_str(), reason.as_str()), ("root on hv1", "new disk"));
+    let limit = Some(Duration::from_secs(60));
+    assert_eq!(word, Word::Maintenance { host: "hv1".into(), on: true, until_back: true, limit });
+    answers.answer(Reply { token, answer: Ok("kept".into()) });
+    let heard = |told| if let Told::ErrandAnswer(answer) = told { Some(answer) } else { None };
+    let answer = agent.await_frame(heard).await;
+    assert!(answer.ask == 7 && answer.done && answer.text == "kept", "{answer:?}");
+    agent.say(errand(8, " ")).await;
+    assert_eq!(agent.await_frame(heard).await.refused, "bad-reason");
+    agent.say(Body::Errand(Errand { ask: 9, reason: "of next year".into(), what: None })).await;
+    assert_eq!(agent.await_frame(heard).await.refused, "bad-verb");
+    site.desk.depose("hv2 obeys epoch 9");
+    agent.say(errand(10, "new disk")).await;
+    assert_eq!(agent.await_frame(heard).await.refused, "not-deciding");
 }

@@ -1,18 +1,21 @@
 //! What can be typed.
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use crate::examples;
+use clap::{Args as ClapArgs, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where the aggregator on this machine listens.
 pub const SOCKET: &str = "/run/medevac/aggregator.sock";
 
-const EXIT_CODES: &str = "\
+pub const EXIT_CODES: &str = "\
 Exit codes:
-  0  done
+  0  done, or already so
   1  refused: the message says by what rule and what to do
   2  not understood: see --help
-  3  the aggregator cannot be reached, or does not answer";
+  3  the aggregator cannot be reached, or does not answer
+A verb that is said again once it is done ends with 0, too, but for those that are about an
+incident: that may be over (1, closed). A playbook may try 3 again; 1 and 2 need a person.";
 
 /// Shows what medevac sees and does, and tells it what to do.
 #[derive(Debug, Parser)]
@@ -23,12 +26,16 @@ pub struct Args {
     /// Print the API's own JSON, for programs
     #[arg(long, global = true)]
     pub json: bool,
+    /// As wide as it is: nothing is cut or wrapped to fit the terminal
+    #[arg(long, global = true)]
+    pub wide: bool,
     #[command(subcommand)]
     pub verb: Verb,
 }
 
 /// How to reach the aggregator.
 #[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Reaching the aggregator")]
 pub struct Reach {
     /// The unix socket of an aggregator on this machine (root, and members of its `socket_group`)
     #[arg(long, global = true, default_value = SOCKET, conflicts_with = "address")]
@@ -53,6 +60,20 @@ pub struct Why {
     /// Why you do this; it is kept, and shown to whoever asks later
     #[arg(long)]
     pub reason: Option<String>,
+}
+
+/// The same again and again.
+#[derive(Clone, Copy, Debug, Default, ClapArgs)]
+pub struct Again {
+    /// Show it again and again, every 2 s or as many as given, until Ctrl-C
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
+    pub watch: Option<u64>,
 }
 
 /// On or off.
@@ -86,23 +107,32 @@ impl Mode {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// What is covered, what is not, what is going on
-    Status,
+    Status(Again),
     /// All hosts, each with what could prove its death
-    Hosts,
+    Hosts(Again),
     /// All instances and where they may be running
     Instances {
         /// Only those that are not protected, or cannot be recovered elsewhere, with the reason
         #[arg(long)]
         unprotected: bool,
+        #[command(flatten)]
+        again: Again,
     },
     /// Open incidents
     Incidents {
         /// Closed ones, too
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        again: Again,
     },
     /// One incident, with its timeline
-    Incident { id: String },
+    Incident {
+        /// Such as inc-7
+        id: String,
+        #[command(flatten)]
+        again: Again,
+    },
     /// What was seen, by whom, what was decided, what was refused and why
     Explain {
         /// An incident such as inc-7; or `matrix`: what is done about a host that has lost networks
@@ -113,6 +143,8 @@ pub enum Verb {
         /// Resolved ones, too
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        again: Again,
     },
     /// Try receivers out, or send again what one has refused
     #[command(subcommand)]
@@ -121,11 +153,15 @@ pub enum Verb {
     Audit,
     /// Choose what medevac may do in a segment
     Mode {
+        /// As `medevacctl status` calls it
         segment: String,
         mode: Mode,
         /// Do not ask before `act`
         #[arg(long)]
         yes: bool,
+        /// You know that nobody else restarts guests or shoots hosts there, whatever the agents found
+        #[arg(long)]
+        others_are_off: bool,
         #[command(flatten)]
         why: Why,
     },
@@ -135,6 +171,7 @@ pub enum Verb {
     Resume(Why),
     /// Take a host out of care, or back into it
     Maintenance {
+        /// As `medevacctl hosts` calls it
         host: String,
         #[arg(value_enum, default_value = "on")]
         switch: Switch,
@@ -142,7 +179,7 @@ pub enum Verb {
         #[arg(long)]
         until_back: bool,
         /// Ends by itself after this long, such as 90m or 2h, and one alert says so
-        #[arg(long = "for", value_name = "TIME", value_parser = limit)]
+        #[arg(long = "for", value_name = "TIME", value_parser = medevac_settings::parse_limit)]
         limit: Option<Duration>,
         #[command(flatten)]
         why: Why,
@@ -155,6 +192,7 @@ pub enum Verb {
     Retry(Incident),
     /// Your word that a host is off: proof of its death. Be sure
     ConfirmFenced {
+        /// As `medevacctl hosts` calls it
         host: String,
         /// The boot that you mean, if not its last one
         #[arg(long)]
@@ -196,6 +234,34 @@ pub enum Verb {
     },
     /// A host that is gone for good, or whose machine was replaced: whoever joins by its name is a new one
     Forget(Host),
+    /// What this program ends with, for playbooks and scripts
+    #[command(long_about = EXIT_CODES)]
+    ExitCodes,
+}
+
+impl Verb {
+    /// How often it is to be shown, in seconds, if more than once.
+    pub fn again(&self) -> Option<u64> {
+        match self {
+            Verb::Status(again)
+            | Verb::Hosts(again)
+            | Verb::Instances { again, .. }
+            | Verb::Incidents { again, .. }
+            | Verb::Incident { again, .. }
+            | Verb::Alerts { again, .. } => again.watch,
+            _ => None,
+        }
+    }
+}
+
+/// The command line, with its examples.
+pub fn command() -> Command {
+    examples::below(Args::command())
+}
+
+/// What was typed; a mistake, or a question for help, ends the program.
+pub fn typed() -> Args {
+    Args::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -265,6 +331,7 @@ pub struct Incident {
 
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Host {
+    /// As `medevacctl hosts` calls it
     pub host: String,
     #[command(flatten)]
     pub why: Why,
@@ -278,26 +345,31 @@ pub struct Instance {
     pub why: Why,
 }
 
-/// `90s`, `30m`, `2h`.
-fn limit(text: &str) -> Result<Duration, String> {
-    let limit = medevac_settings::parse_duration(text).filter(|limit| limit.as_secs() > 0);
-    limit.ok_or_else(|| "a time looks like 30m or 2h".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
     fn the_exit_codes_are_in_the_help() {
-        assert!(Args::command().render_help().to_string().contains("cannot be reached"));
+        assert!(command().render_help().to_string().contains("cannot be reached"));
+        let mut command = command();
+        let told = command.find_subcommand_mut("exit-codes").unwrap().render_long_help().to_string();
+        assert!(told.contains("3  the aggregator cannot be reached"), "{told}");
+    }
+
+    #[test]
+    fn only_what_shows_can_be_watched() {
+        let typed = |words: &str| Args::try_parse_from(words.split(' ')).map(|args| args.verb.again());
+        assert_eq!(typed("medevacctl status --watch").unwrap(), Some(2));
+        assert_eq!(typed("medevacctl incident inc-7 --watch 5").unwrap(), Some(5));
+        assert_eq!(typed("medevacctl hosts").unwrap(), None);
+        assert!(typed("medevacctl fence hv1 --watch").is_err() && typed("medevacctl status --watch 0").is_err());
     }
 }

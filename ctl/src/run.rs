@@ -1,55 +1,36 @@
 //! From what was typed to what is asked and printed.
 
-use crate::cli::{AlertWord, Args, Devices, Mode, NewTokens, Reach, Switch, Token, Verb, Why};
+use crate::cli::{AlertWord, Args, Devices, EXIT_CODES, Mode, NewTokens, Switch, Token, Verb, Why};
 use crate::client::{Answer, Client, Stop, failed};
+use crate::look::Look;
+use crate::page::Page;
+use crate::watch::watch;
 use crate::{fence_list, show};
 use medevac_proto::rest::{self, VerbAnswer, VerbRequest};
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
+use std::time::Duration;
 
 /// Does what was typed.
 ///
 /// # Errors
 /// Why it was not done.
 pub async fn run(args: Args) -> Result<(), Stop> {
-    let client = |reach: &Reach| Client::new(reach);
-    let session = Session { client: client(&args.reach)?, json: args.json };
+    if matches!(args.verb, Verb::ExitCodes) {
+        return out(EXIT_CODES);
+    }
+    let session = Session { client: Client::new(&args.reach)?, json: args.json, wide: args.wide };
+    if let Some(seconds) = args.verb.again() {
+        return watch(&session, &args.verb, Duration::from_secs(seconds)).await;
+    }
+    if let Some(shown) = session.shown(&args.verb, &session.look()).await? {
+        return out(&shown);
+    }
     match args.verb {
-        Verb::Status => session.read("/api/v1/status", show::status).await,
-        Verb::Hosts => session.read("/api/v1/hosts", |hosts: Vec<rest::Host>| show::hosts(&hosts)).await,
-        Verb::Instances { unprotected } => {
-            session
-                .list(
-                    "/api/v1/instances",
-                    |one: &rest::Instance| !unprotected || !one.reason.is_empty(),
-                    show::instances,
-                )
-                .await
-        }
-        Verb::Incidents { all } => {
-            session
-                .list(
-                    "/api/v1/incidents",
-                    |one: &rest::IncidentHead| all || one.closed_wall_ms.is_none(),
-                    show::incidents,
-                )
-                .await
-        }
-        Verb::Incident { id } => session.read(&incident_path(&id, "")?, show::incident).await,
-        Verb::Alerts { all } => {
-            session.list("/api/v1/alerts", |one: &rest::SentAlert| all || one.state == "firing", show::alerts).await
-        }
         Verb::Alert(AlertWord::Test { receiver }) => session.try_receivers(receiver).await,
-        Verb::Audit => session.read("/api/v1/audit", |said: Vec<rest::Said>| show::audit(&said)).await,
-        Verb::Identity => session.read("/api/v1/identity", |kept: rest::Identity| show::identity(&kept)).await,
         Verb::Token { what: Token::Create(wanted) } => session.make_tokens(wanted).await,
-        Verb::FenceDevices(Devices::List { host }) => session.fences(host).await,
         Verb::FenceDevices(Devices::Import { file, dry_run, why }) => session.import(&file, dry_run, why).await,
-        Verb::Explain { id } if id == "matrix" => {
-            session.read("/api/v1/matrix", |rows: Vec<rest::MatrixRow>| show::matrix(&rows)).await
-        }
-        Verb::Explain { id } => session.read(&incident_path(&id, "/explain")?, show::explanation).await,
         verb => session.speak(verb).await,
     }
 }
@@ -62,30 +43,73 @@ fn incident_path(id: &str, rest: &str) -> Result<String, Stop> {
     Ok(format!("/api/v1/incidents/{id}{rest}"))
 }
 
-struct Session {
+/// One aggregator, and how its answers are printed.
+pub(crate) struct Session {
     client: Client,
-    json: bool,
+    pub(crate) json: bool,
+    wide: bool,
 }
 
 impl Session {
-    async fn read<T: DeserializeOwned>(&self, path: &str, shown: impl FnOnce(T) -> String) -> Result<(), Stop> {
+    /// As the terminal is now.
+    pub(crate) fn look(&self) -> Look {
+        Look::of_output(self.wide)
+    }
+
+    /// What a verb that only shows has to say; `None` of any other.
+    pub(crate) async fn shown(&self, verb: &Verb, look: &Look) -> Result<Option<String>, Stop> {
+        let all = |_: &rest::Host| true;
+        Ok(Some(match verb {
+            Verb::Status(_) => self.read("/api/v1/status", look, show::status).await?,
+            Verb::Hosts(_) => self.list("/api/v1/hosts", look, all, show::hosts).await?,
+            Verb::Instances { unprotected, .. } => {
+                let wanted = |one: &rest::Instance| !unprotected || !one.reason.is_empty();
+                self.list("/api/v1/instances", look, wanted, show::instances).await?
+            }
+            Verb::Incidents { all, .. } => {
+                let wanted = |one: &rest::IncidentHead| *all || one.closed_wall_ms.is_none();
+                self.list("/api/v1/incidents", look, wanted, show::incidents).await?
+            }
+            Verb::Incident { id, .. } => self.read(&incident_path(id, "")?, look, show::incident).await?,
+            Verb::Explain { id } if id == "matrix" => {
+                self.read("/api/v1/matrix", look, |rows: Vec<rest::MatrixRow>| show::matrix(&rows)).await?
+            }
+            Verb::Explain { id } => self.read(&incident_path(id, "/explain")?, look, show::explanation).await?,
+            Verb::Alerts { all, .. } => {
+                let wanted = |one: &rest::SentAlert| *all || one.state == "firing";
+                self.list("/api/v1/alerts", look, wanted, show::alerts).await?
+            }
+            Verb::FenceDevices(Devices::List { host }) => self.fences(host.as_ref(), look).await?,
+            Verb::Audit => self.read("/api/v1/audit", look, |said: Vec<rest::Said>| show::audit(&said)).await?,
+            Verb::Identity => self.read("/api/v1/identity", look, |kept: rest::Identity| show::identity(&kept)).await?,
+            _ => return Ok(None),
+        }))
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        look: &Look,
+        shown: impl FnOnce(T) -> Page,
+    ) -> Result<String, Stop> {
         let text = self.client.get(path).await?;
-        if self.json { out(&text) } else { out(&shown(parse(&text)?)) }
+        if self.json { Ok(text) } else { Ok(shown(parse(&text)?).text(look)) }
     }
 
     /// A list of which only some are wanted; JSON keeps the API's own objects.
     async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
+        look: &Look,
         wanted: impl Fn(&T) -> bool,
-        shown: impl FnOnce(&[T]) -> String,
-    ) -> Result<(), Stop> {
+        shown: impl FnOnce(&[T]) -> Page,
+    ) -> Result<String, Stop> {
         let text = self.client.get(path).await?;
         let raw: Vec<serde_json::Value> = parse(&text)?;
         let typed: Vec<T> = parse(&text)?;
         let kept = raw.into_iter().zip(typed).filter(|(_, one)| wanted(one));
         let (raw, typed): (Vec<_>, Vec<_>) = kept.unzip();
-        if self.json { out(&serde_json::Value::Array(raw).to_string()) } else { out(&shown(&typed)) }
+        if self.json { Ok(serde_json::Value::Array(raw).to_string()) } else { Ok(shown(&typed).text(look)) }
     }
 
     /// A receiver that did not take it makes this fail.
@@ -95,7 +119,7 @@ impl Session {
         if self.json {
             out(&text)?
         } else {
-            out(&show::trials(&trials))?
+            out(&show::trials(&trials).text(&self.look()))?
         }
         match trials.iter().all(|trial| trial.taken) {
             true => Ok(()),
@@ -113,14 +137,14 @@ impl Session {
     }
 
     /// All devices, or those of one host; a host that nobody knows is no empty list.
-    async fn fences(&self, host: Option<String>) -> Result<(), Stop> {
-        let wanted = |fence: &rest::Fence| host.as_ref().is_none_or(|host| fence.host == *host);
+    async fn fences(&self, host: Option<&String>, look: &Look) -> Result<String, Stop> {
+        let wanted = |fence: &rest::Fence| host.is_none_or(|host| fence.host == *host);
         let text = self.client.get("/api/v1/fences").await?;
         let known: Vec<rest::Fence> = parse(&text)?;
-        if let Some(host) = host.as_ref().filter(|_| !known.iter().any(wanted)) {
+        if let Some(host) = host.filter(|_| !known.iter().any(wanted)) {
             return Err(Stop::Refused(format!("no host {host} is known: see `medevacctl hosts`")));
         }
-        self.list("/api/v1/fences", wanted, show::fences).await
+        self.list("/api/v1/fences", look, wanted, show::fences).await
     }
 
     async fn import(&self, file: &Path, dry_run: bool, why: Why) -> Result<(), Stop> {
@@ -208,7 +232,9 @@ fn reason(why: Why) -> Result<String, Stop> {
 
 fn request(verb: Verb) -> Result<(rest::Verb, Why), Stop> {
     Ok(match verb {
-        Verb::Mode { segment, mode, why, .. } => (rest::Verb::Mode { segment, mode: mode.name().into() }, why),
+        Verb::Mode { segment, mode, others_are_off, why, .. } => {
+            (rest::Verb::Mode { segment, mode: mode.name().into(), others_are_off }, why)
+        }
         Verb::Pause(why) => (rest::Verb::Pause, why),
         Verb::Resume(why) => (rest::Verb::Resume, why),
         Verb::Maintenance { host, switch, until_back, limit, why } => {
@@ -233,8 +259,8 @@ fn request(verb: Verb) -> Result<(rest::Verb, Why), Stop> {
         Verb::FenceDevices(Devices::Accept(of)) => (rest::Verb::AcceptDevice { host: of.host }, of.why),
         Verb::FenceDevices(Devices::Forget(of)) => (rest::Verb::ForgetDevice { host: of.host }, of.why),
         Verb::FenceDevices(Devices::List { .. } | Devices::Import { .. }) => return Err(no_verb()),
-        Verb::Token { .. } | Verb::Identity => return Err(no_verb()),
-        Verb::Status | Verb::Hosts | Verb::Instances { .. } | Verb::Incidents { .. } => return Err(no_verb()),
+        Verb::Token { .. } | Verb::Identity | Verb::ExitCodes => return Err(no_verb()),
+        Verb::Status(_) | Verb::Hosts(_) | Verb::Instances { .. } | Verb::Incidents { .. } => return Err(no_verb()),
         Verb::Incident { .. } | Verb::Explain { .. } | Verb::Audit => return Err(no_verb()),
     })
 }
@@ -290,7 +316,10 @@ mod tests {
     #[test]
     fn what_is_typed_is_what_the_api_reads() {
         let cases = [
-            ("mode default act --yes", r#"{"verb":"mode","segment":"default","mode":"act"}"#),
+            (
+                "mode default act --yes --others-are-off",
+                r#"{"verb":"mode","segment":"default","mode":"act","others_are_off":true}"#,
+            ),
             ("pause", r#"{"verb":"pause"}"#),
             ("maintenance hv1 on --until-back", r#"{"verb":"maintenance","host":"hv1","on":true,"until_back":true}"#),
             (

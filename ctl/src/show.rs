@@ -1,75 +1,62 @@
-//! Bodies as tables for people. Pure: values in, text out.
+//! Bodies as pages for people. Pure: values in, pages out.
 
+use crate::page::Page;
 use medevac_proto::rest::{
-    Explanation, Fence, Host, Identity, Incident, IncidentHead, Instance, MatrixRow, Said, SentAlert, Status,
-    TokensAnswer, Trial,
+    Explanation, Fence, Host, Identity, Incident, IncidentHead, Instance, InstanceOutcome, MatrixRow, Said, SentAlert,
+    Status, TokensAnswer, Trial,
 };
-use tabled::builder::Builder;
-use tabled::settings::{Padding, Style};
 
 /// Unprotected instances in a status; `instances --unprotected` has them all.
 const UNPROTECTED_SHOWN: usize = 10;
 
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let mut builder = Builder::default();
-    builder.push_record(head.iter().copied());
-    for row in rows {
-        builder.push_record(row);
-    }
-    let mut table = builder.build();
-    table.with(Style::empty()).with(Padding::new(0, 2, 0, 0));
-    let lines = table.to_string();
-    lines.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
-}
-
 /// Coverage first, then what is going on.
-pub fn status(status: Status) -> String {
-    let mut lines = vec![
-        format!("site {}, epoch {}, {}, up {}", status.site, status.epoch, status.role, duration(status.uptime_ms)),
-        format!(
+pub fn status(status: Status) -> Page {
+    let mut page = Page::default()
+        .line(format!(
+            "site {}, epoch {}, {}, up {}",
+            status.site,
+            status.epoch,
+            status.role,
+            duration(status.uptime_ms)
+        ))
+        .line(format!(
             "covered: {} of {} instances, {} of {} hosts heard, {} without a way to prove their death",
             status.instances_protected,
             status.instances_total,
             status.hosts_heard,
             status.hosts_total,
             status.hosts_without_proof.len()
-        ),
-    ];
+        ));
     if let Some(why) = &status.paused {
-        lines.push(format!("PAUSED, nothing is ordered: {why}; end it with: medevacctl resume --reason '...'"));
+        page = page.line(format!("PAUSED, nothing is ordered: {why}; end it with: medevacctl resume --reason '...'"));
     }
-    for alert in &status.alerts {
-        lines.push(format!("ALERT {}: {}", alert.code, alert.text));
-    }
+    page = page.lines(status.alerts.iter().map(|alert| format!("ALERT {}: {}", alert.code, alert.text)));
     let segments =
         status.segments.iter().map(|s| vec![s.name.clone(), s.mode.clone(), format!("{} of {}", s.heard, s.hosts)]);
-    lines.push(String::new());
-    lines.push(table(&["SEGMENT", "MODE", "HEARD"], segments));
+    page = page.gap().table(&["SEGMENT", "MODE", "HEARD"], segments);
     if !status.hosts_without_proof.is_empty() {
         let rows = status.hosts_without_proof.iter().map(|(host, why)| vec![host.clone(), why.clone()]);
-        lines.extend([String::new(), table(&["HOST", "ITS DEATH CANNOT BE PROVEN"], rows)]);
+        page = page.gap().table(&["HOST", "ITS DEATH CANNOT BE PROVEN"], rows);
     }
     if !status.unprotected.is_empty() {
         let shown = status.unprotected.iter().take(UNPROTECTED_SHOWN);
         let rows = shown.map(|one| vec![name(&one.name, &one.instance), one.host.clone(), one.reason.clone()]);
-        lines.extend([String::new(), table(&["INSTANCE", "HOST", "NOT COVERED"], rows)]);
+        page = page.gap().table(&["INSTANCE", "HOST", "NOT COVERED"], rows);
         let more = status.unprotected.len().saturating_sub(UNPROTECTED_SHOWN);
         if more > 0 {
-            lines.push(format!("and {more} more: medevacctl instances --unprotected"));
+            page = page.line(format!("and {more} more: medevacctl instances --unprotected"));
         }
     }
-    lines.push(String::new());
-    lines.push(incidents(&status.open_incidents));
-    lines.join("\n")
+    page.gap().and(incidents(&status.open_incidents))
 }
 
 fn name(name: &str, id: &str) -> String {
     if name.is_empty() { id.to_owned() } else { name.to_owned() }
 }
 
-pub fn hosts(hosts: &[Host]) -> String {
+pub fn hosts(hosts: &[Host]) -> Page {
     if hosts.is_empty() {
-        return "no host has joined yet: start medevac-agent on a hypervisor".into();
+        return Page::of("no host has joined yet: `medevacctl token create --host NAME` lets one in");
     }
     let row = |host: &Host| {
         let state = if host.why.is_empty() { host.state.clone() } else { format!("{}: {}", host.state, host.why) };
@@ -85,20 +72,15 @@ pub fn hosts(hosts: &[Host]) -> String {
             state,
         ]
     };
-    let mut text =
-        table(&["HOST", "SEGMENT", "INSTANCES", "SILENT", "INCIDENT", "PROOF", "STATE"], hosts.iter().map(row));
-    for host in hosts {
-        for warning in &host.warnings {
-            text.push_str(&format!("\nwarning, {}: {warning}", host.name));
-        }
-    }
-    text
+    let titles = ["HOST", "SEGMENT", "INSTANCES", "SILENT", "INCIDENT", "PROOF", "STATE"];
+    let warned = |host: &Host| host.warnings.iter().map(|text| format!("warning, {}: {text}", host.name)).collect();
+    Page::default().table(&titles, hosts.iter().map(row)).lines(hosts.iter().flat_map::<Vec<_>, _>(warned))
 }
 
 /// One device a line; a host that has none is a line, too.
-pub fn fences(fences: &[Fence]) -> String {
+pub fn fences(fences: &[Fence]) -> Page {
     if fences.is_empty() {
-        return "no host has joined yet, and no fence device is configured".into();
+        return Page::of("no host has joined yet, and no fence device is configured");
     }
     let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     let row = |one: &Fence| {
@@ -116,16 +98,14 @@ pub fn fences(fences: &[Fence]) -> String {
         words.into_iter().chain([power.to_owned(), login, mapping]).collect()
     };
     let titles = ["HOST", "LEVEL", "AGENT", "ADDRESS", "FROM", "POWER", "LAST LOGIN", "MAPPING"];
-    let mut text = table(&titles, fences.iter().map(row));
-    for one in fences.iter().filter(|one| one.todo != "nothing to do") {
-        text.push_str(&format!("\n{}: {}", one.host, one.todo));
-    }
-    text
+    let to_do = fences.iter().filter(|one| one.todo != "nothing to do");
+    let lines = to_do.map(|one| format!("{}: {}", one.host, one.todo));
+    Page::default().table(&titles, fences.iter().map(row)).lines(lines)
 }
 
-pub fn instances(instances: &[Instance]) -> String {
+pub fn instances(instances: &[Instance]) -> Page {
     if instances.is_empty() {
-        return "no instances".into();
+        return Page::of("no instances");
     }
     let row = |one: &Instance| {
         let covered = match (one.protected, one.recoverable_elsewhere) {
@@ -139,12 +119,12 @@ pub fn instances(instances: &[Instance]) -> String {
         vec![uuid, name, state, homes, memory, covered.into(), one.reason.clone(), one.policy.clone()]
     };
     let titles = ["UUID", "NAME", "STATE", "MAY RUN ON", "MEMORY", "PROTECTED", "WHY NOT", "POLICY"];
-    table(&titles, instances.iter().map(row))
+    Page::default().table(&titles, instances.iter().map(row))
 }
 
-pub fn alerts(alerts: &[SentAlert]) -> String {
+pub fn alerts(alerts: &[SentAlert]) -> Page {
     if alerts.is_empty() {
-        return "nothing fires".into();
+        return Page::of("nothing fires");
     }
     let mut lines = Vec::new();
     for one in alerts {
@@ -153,58 +133,59 @@ pub fn alerts(alerts: &[SentAlert]) -> String {
         lines.extend([&one.lost, &one.doing, &one.todo].map(|line| format!("  {line}")));
         lines.extend(one.receivers.iter().map(|(name, told)| format!("  {name}: {told}")));
     }
-    lines.join("\n")
+    Page::default().lines(lines)
 }
 
-pub fn trials(trials: &[Trial]) -> String {
+pub fn trials(trials: &[Trial]) -> Page {
     let row = |one: &Trial| {
         let result = if one.taken { "took it".to_owned() } else { one.text.clone() };
         vec![one.receiver.clone(), result]
     };
-    table(&["RECEIVER", "RESULT"], trials.iter().map(row))
+    Page::default().table(&["RECEIVER", "RESULT"], trials.iter().map(row))
 }
 
-pub fn incidents(incidents: &[IncidentHead]) -> String {
+pub fn incidents(incidents: &[IncidentHead]) -> Page {
     if incidents.is_empty() {
-        return "no open incidents".into();
+        return Page::of("no open incidents");
     }
     let row = |one: &IncidentHead| {
         let words = [&one.id, &one.kind, &one.subject, &one.state].map(Clone::clone);
         words.into_iter().chain([time(one.opened_wall_ms), one.doing.clone(), one.todo.clone()]).collect()
     };
-    table(&["INCIDENT", "KIND", "OF", "STATE", "SINCE", "DOING", "TO DO"], incidents.iter().map(row))
+    let titles = ["INCIDENT", "KIND", "OF", "STATE", "SINCE", "DOING", "TO DO"];
+    Page::default().table(&titles, incidents.iter().map(row))
 }
 
 /// Three lines first: what is lost, what is done, what to do.
-pub fn incident(incident: Incident) -> String {
+pub fn incident(incident: Incident) -> Page {
     let head = &incident.head;
-    let mut lines = vec![
-        format!("lost:   {}", head.lost),
-        format!("doing:  {}", head.doing),
-        format!("to do:  {}", head.todo),
-        String::new(),
-        format!("{}, {} of {}, {}", head.id, head.kind, head.subject, head.state),
-    ];
     let closed = head.closed_wall_ms.map(|ms| format!(", closed {}", time(ms))).unwrap_or_default();
-    lines.push(format!("opened {}{closed}", time(head.opened_wall_ms)));
     let entries = incident.timeline.iter();
     let entries = entries.map(|e| vec![time(e.wall_ms), seconds(e.since_ms), e.code.clone(), e.text.clone()]);
-    lines.extend([String::new(), table(&["TIME", "AFTER", "WHAT", "DETAIL"], entries)]);
-    if !incident.instances.is_empty() {
-        let rows = incident.instances.iter();
-        let rows =
-            rows.map(|one| vec![name(&one.name, &one.uuid), one.outcome.clone(), one.host.clone(), one.text.clone()]);
-        lines.extend([String::new(), table(&["INSTANCE", "OUTCOME", "HOST", "WHY"], rows)]);
+    let page = Page::default()
+        .line(format!("lost:   {}", head.lost))
+        .line(format!("doing:  {}", head.doing))
+        .line(format!("to do:  {}", head.todo))
+        .gap()
+        .line(format!("{}, {} of {}, {}", head.id, head.kind, head.subject, head.state))
+        .line(format!("opened {}{closed}", time(head.opened_wall_ms)))
+        .gap()
+        .table(&["TIME", "AFTER", "WHAT", "DETAIL"], entries);
+    if incident.instances.is_empty() {
+        return page;
     }
-    lines.join("\n")
+    let row = |one: &InstanceOutcome| {
+        vec![name(&one.name, &one.uuid), one.outcome.clone(), one.host.clone(), one.text.clone()]
+    };
+    page.gap().table(&["INSTANCE", "OUTCOME", "HOST", "WHY"], incident.instances.iter().map(row))
 }
 
-pub fn explanation(explanation: Explanation) -> String {
-    explanation.lines.join("\n")
+pub fn explanation(explanation: Explanation) -> Page {
+    Page::default().lines(explanation.lines)
 }
 
 /// What is done about each loss of networks, and what else may be.
-pub fn matrix(rows: &[MatrixRow]) -> String {
+pub fn matrix(rows: &[MatrixRow]) -> Page {
     let shown = rows.iter().map(|row| {
         let action = match row.action == row.default {
             true => row.action.clone(),
@@ -212,23 +193,21 @@ pub fn matrix(rows: &[MatrixRow]) -> String {
         };
         vec![row.row.clone(), row.signal.clone(), action, row.source.clone()]
     });
-    let mut lines = vec![table(&["ROW", "WHAT IS SEEN", "WHAT IS DONE", "TOLD BY"], shown), String::new()];
-    for row in rows {
-        lines.push(format!("{} may be {}; nothing else: {}", row.row, row.allowed.join(", "), row.never));
-    }
-    lines.push(
-        "Change a row in [matrix] of aggregator.toml. No row lifts mode, witnesses, rails, proof or homes.".into(),
-    );
-    lines.join("\n")
+    let may = |row: &MatrixRow| format!("{} may be {}; nothing else: {}", row.row, row.allowed.join(", "), row.never);
+    Page::default()
+        .table(&["ROW", "WHAT IS SEEN", "WHAT IS DONE", "TOLD BY"], shown)
+        .gap()
+        .lines(rows.iter().map(may))
+        .line("Change a row in [matrix] of aggregator.toml. No row lifts mode, witnesses, rails, proof or homes.")
 }
 
-pub fn audit(said: &[Said]) -> String {
+pub fn audit(said: &[Said]) -> Page {
     if said.is_empty() {
-        return "nobody has ordered anything yet".into();
+        return Page::of("nobody has ordered anything yet");
     }
     let row =
         |one: &Said| vec![time(one.wall_ms), one.by.clone(), one.said.clone(), one.reason.clone(), one.result.clone()];
-    table(&["TIME", "WHO", "SAID", "BECAUSE", "RESULT"], said.iter().map(row))
+    Page::default().table(&["TIME", "WHO", "SAID", "BECAUSE", "RESULT"], said.iter().map(row))
 }
 
 /// One host a line, for whoever hands them out.
@@ -237,7 +216,7 @@ pub fn tokens(made: &TokensAnswer) -> String {
 }
 
 /// Who may join, and who was revoked.
-pub fn identity(kept: &Identity) -> String {
+pub fn identity(kept: &Identity) -> Page {
     let token = |one: &medevac_proto::rest::OpenToken| {
         let ends = if one.state == "open" { duration(one.ends_in_ms) } else { "-".into() };
         vec![one.id.clone(), one.host.clone(), one.state.clone(), ends]
@@ -246,17 +225,15 @@ pub fn identity(kept: &Identity) -> String {
         let since = if one.since.is_empty() { "-".into() } else { one.since.join(" ") };
         vec![one.whose.clone(), time(one.wall_ms), one.why.clone(), since]
     };
-    let mut parts = Vec::new();
-    if kept.tokens.is_empty() && kept.revoked.is_empty() {
-        return "no tokens, and nobody was revoked".into();
+    let (tokens, put_out) = (kept.tokens.iter().map(token), kept.revoked.iter().map(revoked));
+    let tokens = Page::default().table(&["TOKEN", "HOST", "STATE", "ENDS IN"], tokens);
+    let put_out = Page::default().table(&["REVOKED", "SINCE", "WHY", "WELCOME AGAIN"], put_out);
+    match (kept.tokens.is_empty(), kept.revoked.is_empty()) {
+        (true, true) => Page::of("no tokens, and nobody was revoked"),
+        (false, true) => tokens,
+        (true, false) => put_out,
+        (false, false) => tokens.gap().and(put_out),
     }
-    if !kept.tokens.is_empty() {
-        parts.push(table(&["TOKEN", "HOST", "STATE", "ENDS IN"], kept.tokens.iter().map(token)));
-    }
-    if !kept.revoked.is_empty() {
-        parts.push(table(&["REVOKED", "SINCE", "WHY", "WELCOME AGAIN"], kept.revoked.iter().map(revoked)));
-    }
-    parts.join("\n\n")
 }
 
 /// What a person agrees to with `mode SEGMENT act`.
@@ -297,7 +274,7 @@ fn duration(ms: u64) -> String {
 }
 
 /// Wall time, in UTC: incidents are read by people in several places.
-fn time(ms: u64) -> String {
+pub fn time(ms: u64) -> String {
     let shown = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     shown.map_or_else(|| "-".into(), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
 }

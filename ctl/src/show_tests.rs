@@ -1,7 +1,12 @@
 //! Golden output.
 
 use super::*;
-use medevac_proto::rest::{Alert, Entry, InstanceOutcome, Segment, Unprotected};
+use crate::look::Look;
+use medevac_proto::rest::{Alert, Entry, Segment, Unprotected};
+
+fn plain(page: Page) -> String {
+    page.text(&Look::plain())
+}
 
 fn head() -> IncidentHead {
     IncidentHead {
@@ -19,7 +24,7 @@ fn head() -> IncidentHead {
 
 #[test]
 fn a_status_opens_with_coverage() {
-    let shown = status(Status {
+    let shown = plain(status(Status {
         site: "s".into(),
         epoch: 3,
         role: "deciding".into(),
@@ -39,7 +44,7 @@ fn a_status_opens_with_coverage() {
         }],
         open_incidents: vec![],
         alerts: vec![Alert { code: "MDV-HOST-DEAD".into(), text: "hv1 is dead".into() }],
-    });
+    }));
     assert_eq!(
         shown,
         "\
@@ -63,7 +68,7 @@ no open incidents"
 
 #[test]
 fn an_incident_opens_with_its_three_lines() {
-    let shown = incident(Incident {
+    let shown = plain(incident(Incident {
         head: head(),
         timeline: vec![
             Entry { wall_ms: 1_795_363_201_500, since_ms: 1500, code: "suspect".into(), text: "no heartbeat".into() },
@@ -81,7 +86,7 @@ fn an_incident_opens_with_its_three_lines() {
             host: "hv2".into(),
             text: "most free memory".into(),
         }],
-    });
+    }));
     assert_eq!(
         shown,
         "\
@@ -104,7 +109,7 @@ web       starting  hv2   most free memory"
 #[test]
 fn lists_are_tables() {
     assert_eq!(
-        incidents(&[head()]),
+        plain(incidents(&[head()])),
         "\
 INCIDENT  KIND         OF   STATE       SINCE                 DOING                TO DO
 inc-7     host-silent  hv1  recovering  2026-11-22 16:00:00Z  starting web on hv2  nothing to do"
@@ -119,7 +124,7 @@ inc-7     host-silent  hv1  recovering  2026-11-22 16:00:00Z  starting web on hv
         ..Host::default()
     };
     assert_eq!(
-        hosts(&[host]),
+        plain(hosts(&[host])),
         "\
 HOST  SEGMENT  INSTANCES  SILENT  INCIDENT  PROOF                    STATE
 hv1   default  2          0 s     -         fence_ipmilan 10.0.9.11  heard
@@ -137,7 +142,7 @@ warning, hv1: libvirt-guests is enabled"
         policy: "protected (protect = \"all\")".into(),
     };
     assert_eq!(
-        instances(&[one]),
+        plain(instances(&[one])),
         "\
 UUID  NAME  STATE    MAY RUN ON  MEMORY   PROTECTED  WHY NOT                POLICY
 u1    web   running  hv1         256 MiB  at home    disk on local storage  protected (protect = \"all\")"
@@ -165,7 +170,7 @@ fn a_changed_row_of_the_matrix_shows_its_default_and_what_it_may_not_be() {
         never: "no network is left".into(),
         source: "no source yet".into(),
     };
-    let shown = matrix(&[row]);
+    let shown = plain(matrix(&[row]));
     for part in [
         "all_planes  nobody hears it  approve (default: fence)  no source yet",
         "all_planes may be alert, approve, fence; nothing else: no network is left",
@@ -176,11 +181,11 @@ fn a_changed_row_of_the_matrix_shows_its_default_and_what_it_may_not_be() {
 
 #[test]
 fn tokens_and_revocations_are_shown_and_no_secret_is() {
-    use medevac_proto::rest::{Identity, OpenToken, Revocation};
-    assert_eq!(identity(&Identity::default()), "no tokens, and nobody was revoked");
+    use medevac_proto::rest::{OpenToken, Revocation};
+    assert_eq!(plain(identity(&Identity::default())), "no tokens, and nobody was revoked");
     let token = OpenToken { id: "a1".into(), host: "hv1".into(), state: "open".into(), ends_in_ms: 300_000 };
     let revoked = Revocation { whose: "hv2".into(), why: "stolen (root)".into(), ..Revocation::default() };
-    let told = identity(&Identity { tokens: vec![token], revoked: vec![revoked] });
+    let told = plain(identity(&Identity { tokens: vec![token], revoked: vec![revoked] }));
     assert!(told.contains("a1     hv1   open   5 min"), "{told}");
     assert!(told.contains("hv2      1970-01-01 00:00:00Z  stolen (root)  -"), "{told}");
 }

@@ -227,6 +227,9 @@ pub enum Verb {
     Mode {
         segment: String,
         mode: String,
+        /// A person answers for it that nobody else restarts guests there.
+        #[serde(default)]
+        others_are_off: bool,
     },
     Pause,
     Resume,

@@ -23,6 +23,15 @@ pub fn parse(text: &str) -> Option<Duration> {
     (seconds <= LONGEST_SECONDS).then(|| Duration::from_micros(micros))
 }
 
+/// A limit as it is typed: a time that is not nothing.
+///
+/// # Errors
+/// Shows how one looks.
+pub fn limit(text: &str) -> Result<Duration, String> {
+    let limit = parse(text).filter(|limit| limit.as_secs() > 0);
+    limit.ok_or_else(|| "a time looks like 30m or 2h".to_owned())
+}
+
 /// Writes a duration so that `parse` reads it back, in the unit that makes it shortest.
 pub fn show(d: Duration) -> String {
     let millis = d.as_micros() as f64 / 1000.0;
@@ -48,6 +57,12 @@ mod tests {
         assert_eq!(parse("1.5s"), Some(Duration::from_millis(1500)));
         assert_eq!(show(Duration::from_millis(1500)), "1.5s");
         assert_eq!(show(Duration::from_secs(600)), "10m");
+    }
+
+    #[test]
+    fn a_limit_is_a_time_and_not_none() {
+        assert_eq!(limit("90m"), Ok(Duration::from_secs(5400)));
+        assert!(limit("0s").is_err() && limit("2 days").unwrap_err().contains("2h"));
     }
 
     #[test]

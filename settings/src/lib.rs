@@ -19,9 +19,13 @@ mod nearest;
 mod node;
 mod problem;
 mod reader;
+pub mod reference;
 mod secret;
+mod whole;
 
-pub use duration::{parse as parse_duration, show as show_duration};
+pub use duration::{limit as parse_limit, parse as parse_duration, show as show_duration};
 pub use problem::{Problem, Problems};
-pub use reader::Reader;
+pub use reader::{Question, Reader};
+pub use reference::Key;
 pub use secret::Secret;
+pub use whole::read_whole;

@@ -1,5 +1,7 @@
 //! The file as a tree that owns its text and knows its lines.
 
+use crate::reader::join;
+use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -109,6 +111,17 @@ impl Node {
             Value::Table(_) => "(a table)".to_owned(),
             Value::Other(text) => text.clone(),
             Value::Bool(_) | Value::Integer(..) => self.scalar().unwrap_or_default(),
+        }
+    }
+
+    /// Every value below, by its key.
+    pub(crate) fn flat(&self, key: &str, all: &mut BTreeMap<String, String>) {
+        match &self.value {
+            Value::Table(table) => table.iter().for_each(|(name, node)| node.flat(&join(key, name), all)),
+            Value::Array(items) if items.iter().any(|item| item.table().is_some()) => {
+                items.iter().enumerate().for_each(|(i, item)| item.flat(&format!("{key}[{i}]"), all));
+            }
+            _ => drop(all.insert(key.to_owned(), self.show())),
         }
     }
 

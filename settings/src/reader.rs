@@ -6,7 +6,7 @@
 
 use crate::node::{Lines, Node};
 use crate::{Problem, Problems, duration, nearest::nearest};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,8 +16,17 @@ use toml::de::DeTable;
 #[derive(Debug)]
 pub struct Reader {
     root: Node,
-    asked: BTreeSet<String>,
+    asked: BTreeMap<String, Question>,
     problems: Vec<Problem>,
+}
+
+/// What a key may be, as the program asked for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// "a duration from \"1s\" to \"5m\""; empty for a table.
+    pub takes: String,
+    /// As it would be written in the file; `None`: nothing stands for it.
+    pub default: Option<String>,
 }
 
 impl Reader {
@@ -30,14 +39,15 @@ impl Reader {
             Problems(vec![Problem { line, key: String::new(), value: None, message }])
         })?;
         let root = Node::root(table.get_ref(), &lines);
-        Ok(Reader { root, asked: BTreeSet::new(), problems: Vec::new() })
+        Ok(Reader { root, asked: BTreeMap::new(), problems: Vec::new() })
     }
 
     /// A string; without a default it must be there.
     pub fn string(&mut self, key: &str, default: Option<&str>) -> String {
         match (self.string_opt(key), default) {
-            (Some(s), _) => s,
-            (None, Some(d)) => d.to_owned(),
+            (Some(s), Some(d)) => self.or(key, Some(s), d.to_owned()),
+            (Some(s), None) => s,
+            (None, Some(d)) => self.or(key, None, d.to_owned()),
             (None, None) => {
                 self.require(key, "must be given: a string");
                 String::new()
@@ -71,19 +81,21 @@ impl Reader {
             let items = v.array()?.iter();
             items.map(|i| i.string().map(str::to_owned)).collect::<Option<Vec<_>>>()
         });
-        given.unwrap_or_else(|| default.iter().map(|s| s.to_string()).collect())
+        self.or(key, given, default.iter().map(|s| s.to_string()).collect())
     }
 
     /// `true` or `false`.
     pub fn bool(&mut self, key: &str, default: bool) -> bool {
-        self.read(key, "must be true or false", |v| v.bool()).unwrap_or(default)
+        let given = self.read(key, "must be true or false", |v| v.bool());
+        self.or(key, given, default)
     }
 
     /// A whole number within a range.
     pub fn u64(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
         let (low, high) = (range.start(), range.end());
         let say = format!("must be a whole number from {low} to {high}");
-        self.read(key, &say, |v| v.unsigned().filter(|n| range.contains(n))).unwrap_or(default)
+        let given = self.read(key, &say, |v| v.unsigned().filter(|n| range.contains(n)));
+        self.or(key, given, default)
     }
 
     /// A whole number that may be missing, and may be negative.
@@ -105,7 +117,7 @@ impl Reader {
         let say = format!("must be a list of whole numbers from {low} to {high}");
         let one = |v: &Node| v.unsigned().filter(|n| range.contains(n));
         let given = self.read(key, &say, |v| v.array()?.iter().map(one).collect::<Option<Vec<_>>>());
-        given.unwrap_or_else(|| default.to_vec())
+        self.or(key, given, default.to_vec())
     }
 
     /// A duration (`"1.5s"`, `"10m"`) within a range.
@@ -113,6 +125,7 @@ impl Reader {
         let (low, high) = (duration::show(*range.start()), duration::show(*range.end()));
         let say = format!("must be a duration from \"{low}\" to \"{high}\"");
         let given = self.read(key, &say, |v| duration::parse(v.string()?).filter(|d| range.contains(d)));
+        self.stands(key, format!("{:?}", duration::show(default)));
         given.unwrap_or(default)
     }
 
@@ -120,12 +133,12 @@ impl Reader {
     pub fn choice(&mut self, key: &str, default: &str, words: &[&str]) -> String {
         let say = format!("must be one of \"{}\"", words.join("\", \""));
         let given = self.read(key, &say, |v| v.string().filter(|s| words.contains(s)).map(str::to_owned));
-        given.unwrap_or_else(|| default.to_owned())
+        self.or(key, given, default.to_owned())
     }
 
     /// The free names below a table (`[segments.NAME]`), in order of the alphabet.
     pub fn tables(&mut self, key: &str) -> Vec<String> {
-        self.asked.insert(key.to_owned());
+        self.ask(key, "");
         let Some(node) = self.root.find(key) else {
             return Vec::new();
         };
@@ -142,12 +155,12 @@ impl Reader {
             }
         }
         for key in wrong {
-            self.asked.insert(key.clone());
+            self.ask(&key, "");
             self.wrong(&key, "must be a table");
         }
         names.sort();
         for name in &names {
-            self.asked.insert(format!("{key}.{name}"));
+            self.ask(&format!("{key}.{name}"), "");
         }
         names
     }
@@ -164,19 +177,20 @@ impl Reader {
 
     /// A table of free names to strings; numbers and booleans are taken as they are written.
     pub fn string_map(&mut self, key: &str) -> BTreeMap<String, String> {
-        self.asked.insert(key.to_owned());
+        let say = "must be a table of names to strings";
+        self.ask(key, say);
         let Some(node) = self.root.find(key) else {
             return BTreeMap::new();
         };
         let Some(table) = node.table() else {
-            self.wrong(key, "must be a table of names to strings");
+            self.wrong(key, say);
             return BTreeMap::new();
         };
         let mut map = BTreeMap::new();
         let mut wrong = Vec::new();
         for (name, value) in table.iter() {
             let name = name.to_owned();
-            self.asked.insert(format!("{key}.{name}"));
+            self.asked.entry(format!("{key}.{name}")).or_default();
             match value.scalar() {
                 Some(text) => drop(map.insert(name, text)),
                 None => wrong.push(format!("{key}.{name}")),
@@ -199,6 +213,19 @@ impl Reader {
         self.problems.push(Problem { line, key: key.to_owned(), value, message: message.to_owned() });
     }
 
+    /// Every key that was asked for so far, and what it may be.
+    pub fn questions(&self) -> &BTreeMap<String, Question> {
+        &self.asked
+    }
+
+    /// Every key that the file gives, with its value as it may be shown.
+    pub fn given_values(&self) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        self.root.flat("", &mut all);
+        all.iter_mut().filter(|(key, _)| is_secret(key)).for_each(|(_, value)| *value = HIDDEN.to_owned());
+        all
+    }
+
     /// Every fault noted, and every key that nobody asked for.
     pub fn finish(mut self) -> Result<(), Problems> {
         let mut unknown = Vec::new();
@@ -212,7 +239,7 @@ impl Reader {
     }
 
     fn read<T>(&mut self, key: &str, say: &str, take: impl Fn(&Node) -> Option<T>) -> Option<T> {
-        self.asked.insert(key.to_owned());
+        self.ask(key, say);
         let node = self.root.find(key)?;
         let taken = take(node);
         if taken.is_none() {
@@ -221,9 +248,27 @@ impl Reader {
         taken
     }
 
+    /// Notes that this key is known, and what it may be.
+    fn ask(&mut self, key: &str, say: &str) {
+        let takes = say.strip_prefix("must be ").unwrap_or(say);
+        let known = self.asked.entry(key.to_owned()).or_default();
+        if known.takes.is_empty() {
+            takes.clone_into(&mut known.takes);
+        }
+    }
+
+    fn stands(&mut self, key: &str, default: String) {
+        self.asked.entry(key.to_owned()).or_default().default = Some(default);
+    }
+
+    fn or<T: std::fmt::Debug>(&mut self, key: &str, given: Option<T>, default: T) -> T {
+        self.stands(key, format!("{default:?}"));
+        given.unwrap_or(default)
+    }
+
     fn wrong(&mut self, key: &str, message: &str) {
         let node = self.root.find(key);
-        let value = node.map(|n| if is_secret(key) { "(not shown)".into() } else { n.show() });
+        let value = node.map(|n| if is_secret(key) { HIDDEN.into() } else { n.show() });
         let line = self.line(key);
         self.problems.push(Problem { line, key: key.to_owned(), value, message: message.to_owned() });
     }
@@ -260,14 +305,14 @@ impl Reader {
     fn is_known(&self, key: &str) -> bool {
         let below = |mark: &str| {
             let start = format!("{key}{mark}");
-            self.asked.range(start.clone()..).next().is_some_and(|k| k.starts_with(&start))
+            self.asked.range(start.clone()..).next().is_some_and(|(k, _)| k.starts_with(&start))
         };
-        self.asked.contains(key) || below(".") || below("[")
+        self.asked.contains_key(key) || below(".") || below("[")
     }
 
     fn unknown_message(&self, prefix: &str, name: &str) -> String {
         let start = join(prefix, "");
-        let rest = self.asked.iter().filter_map(|k| k.strip_prefix(&start));
+        let rest = self.asked.keys().filter_map(|k| k.strip_prefix(&start));
         let siblings = rest.map(|k| k.split(['.', '[']).next().unwrap_or(k));
         match nearest(name, siblings) {
             Some(near) => format!("unknown key; did you mean \"{near}\"?"),
@@ -276,14 +321,17 @@ impl Reader {
     }
 }
 
-fn join(prefix: &str, name: &str) -> String {
+/// In place of what may be a secret.
+const HIDDEN: &str = "(not shown)";
+
+pub(crate) fn join(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
 }
 
 /// A value that may be a secret is never repeated in a message.
 fn is_secret(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase();
-    ["pass", "secret", "token", "community"].iter().any(|word| last.contains(word))
+    ["pass", "secret", "token", "community", "url", "key"].iter().any(|word| last.contains(word))
 }
 
 #[cfg(test)]

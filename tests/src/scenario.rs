@@ -16,6 +16,7 @@
 //!   local-disk vm1   bind vm1 host device   cloud openstack   nova ... (see the module `nova`)
 //!   reserved hv4     set recovery_method rh_priority
 //!   mark vm1 medevac:tier 2          mark image vm1 medevac:ha off            tier vm1 2      ha vm1 off
+//!   reload fence_grace 2s            reload-device hv1 another-pdu      back-up          restore
 //!   each 1..20 crash hv@             show hosts counted
 //!   zone az1 hv1     aggregate fast hv1       segment edge hv1          set segments_by aggregate
 //!   receiver ops     receiver pager critical
@@ -31,8 +32,8 @@ mod shown;
 
 use crate::sim::{Fault, Options, World};
 use medevac_triage::{
-    Aggregate, DEFAULT_SEGMENT, Guards, Ha, HostId, IncidentId, InstanceId, Level, Marks, Mode, OnHung, PlaneId,
-    PolicyRule, Receiver, RecoveryMethod, SEGMENT_MARK, SegmentId, SegmentsBy, Settings, Severity, Word,
+    Aggregate, DEFAULT_SEGMENT, Device, Guards, Ha, HostId, IncidentId, InstanceId, Level, Marks, Mode, OnHung,
+    PlaneId, PolicyRule, Receiver, RecoveryMethod, SEGMENT_MARK, SegmentId, SegmentsBy, Settings, Severity, Word,
 };
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -115,6 +116,24 @@ impl Stage {
                 let reply = self.world().last_reply();
                 let _ = writeln!(out, "{reply}");
             }
+            ["reload", key, value] => {
+                let (key, value) = (key.to_owned(), duration(value)?);
+                let told = self.world().reload(|settings| match key.as_str() {
+                    "fence_grace" => settings.fence_grace = value,
+                    "start_deadline" => settings.start_deadline = value,
+                    _ => settings.fence_grace_long = value,
+                });
+                let _ = writeln!(out, "{told}");
+            }
+            ["reload-device", host, name] => {
+                let (host, name) = (HostId::from(host), name.to_owned());
+                let told = self.world().reload(|settings| {
+                    settings.devices.insert(host, Device::named(&name, false));
+                });
+                let _ = writeln!(out, "{told}");
+            }
+            ["back-up"] => self.world().back_up(),
+            ["restore"] => self.world().restore(),
             ["each", range, ref words @ ..] => self.each(range, words, out)?,
             ["show", what] => self.show(what, out)?,
             ["show", what, "counted"] => {
@@ -353,14 +372,18 @@ fn fault(words: &[&str]) -> Result<Fault, String> {
 fn word(words: &[&str], all: &SegmentId) -> Result<Word, String> {
     let incident = |id: &str| IncidentId::parse(id).ok_or("an incident looks like inc-1");
     Ok(match *words {
-        ["mode", mode] => Word::SetMode { segment: all.clone(), mode: Mode::parse(mode).ok_or("no such mode")? },
+        ["mode", mode] => word(&["mode", all.as_str(), mode], all)?,
         ["mode", segment, mode] => {
-            Word::SetMode { segment: SegmentId::from(segment), mode: Mode::parse(mode).ok_or("no such mode")? }
+            let mode = Mode::parse(mode).ok_or("no such mode")?;
+            Word::SetMode { segment: SegmentId::from(segment), mode, others_are_off: false }
         }
         ["pause"] => Word::Pause,
         ["resume"] => Word::Resume,
         ["maintenance", host] => {
             Word::Maintenance { host: HostId::from(host), on: true, until_back: false, limit: None }
+        }
+        ["maintenance", host, "until-back"] => {
+            Word::Maintenance { host: HostId::from(host), on: true, until_back: true, limit: None }
         }
         ["maintenance", host, limit] => {
             let limit = Some(duration(limit)?);

@@ -340,7 +340,48 @@ fn functions_after(path: &std::path::Path, marks: &[&str], keyword: &str) -> Vec
 fn every_code_of_an_alert_is_in_the_documents() {
     let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/alerts.md");
     let page = std::fs::read_to_string(page).expect("the page is in the repository");
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `MDV-")?.split('`').next());
-    let told: Vec<String> = rows.map(|rest| format!("MDV-{rest}")).collect();
+    let rows: Vec<Vec<&str>> = page.lines().filter(|line| line.starts_with("| `MDV-")).map(cells).collect();
+    let told: Vec<String> = rows.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+    for row in &rows {
+        // What it means, how bad it is, where to look, and what to type.
+        assert!(row.len() == 5 && row.iter().all(|cell| !cell.is_empty()) && row[4].contains('`'), "{row:?}");
+    }
     assert_eq!(told, medevac_triage::Cause::CODES);
+}
+
+/// The aggregator knows them by how the agent's warnings begin.
+#[test]
+fn what_the_agent_says_of_others_is_what_the_aggregator_refuses_because_of() {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/src");
+    let said: String = files(&source).iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
+    for (begins, _) in medevac_triage::OTHERS_TOLD {
+        assert!(said.contains(&format!("\"{begins}")), "no agent says {begins:?} any more");
+    }
+}
+
+fn cells(row: &str) -> Vec<&str> {
+    row.trim_matches('|').split(" | ").map(str::trim).collect()
+}
+
+/// Whoever greps the journal for a code finds what it means.
+#[test]
+fn every_code_in_the_sources_is_in_the_documents() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let told = codes_in(&(page("operating.md") + &page("alerts.md")));
+    let sources = ["agent/src", "aggregator/src", "metrics/src", "triage/src"].map(|folder| root.join(folder));
+    let sources = sources.iter().flat_map(|folder| files(folder));
+    let sources = sources.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let texts = sources.map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let used: BTreeSet<String> = texts.flat_map(|text| codes_in(&text)).collect();
+    assert!(used.len() > 60, "only {} codes were found: they are looked for in the wrong way", used.len());
+    // One that no cause has any more, and one that a test makes up.
+    let nobodys = ["MDV-INCIDENT", "MDV-NONE"];
+    let untold: Vec<_> = used.difference(&told).filter(|code| !nobodys.contains(&code.as_str())).collect();
+    assert!(untold.is_empty(), "no page says what these mean: {untold:?}");
+}
+
+fn codes_in(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_uppercase() || c == '-';
+    let rests = text.split("MDV-").skip(1).map(|rest| rest.split(|c| !is_part(c)).next().unwrap_or_default());
+    rests.filter(|rest| rest.len() > 1).map(|rest| format!("MDV-{}", rest.trim_end_matches('-'))).collect()
 }

@@ -136,6 +136,8 @@ pub enum Cause {
     DevicesDiffer {
         segment: SegmentId,
     },
+    /// The file says something else than what holds.
+    ConfigRefused,
     /// Somebody tries the receivers out; never kept.
     Trial,
 }
@@ -159,12 +161,13 @@ impl Cause {
             Cause::MaintenanceOver { .. } => "MDV-MAINTENANCE-OVER",
             Cause::DevicesUnreadable { .. } => "MDV-FENCE-UNREADABLE",
             Cause::DevicesDiffer { .. } => "MDV-FENCE-ADDRESS",
+            Cause::ConfigRefused => "MDV-CONFIG-REFUSED",
             Cause::Trial => "MDV-TEST",
         }
     }
 
     /// Every code that there is, for filters and documents.
-    pub const CODES: [&'static str; 14] = [
+    pub const CODES: [&'static str; 15] = [
         "MDV-HOST-LOST",
         "MDV-GUEST-GONE",
         "MDV-SERVICE-DOWN",
@@ -179,6 +182,7 @@ impl Cause {
         "MDV-MAINTENANCE-OVER",
         "MDV-FENCE-UNREADABLE",
         "MDV-FENCE-ADDRESS",
+        "MDV-CONFIG-REFUSED",
     ];
 }
 
@@ -306,6 +310,12 @@ impl Triage {
         work.planned_at.is_some_and(|at| now.since(at) < PLANNED_FOR)
     }
 
+    /// It begins as planned work, which its own beginning has ended: a host came back that was waited for.
+    pub(crate) fn was_planned(&mut self, incident: IncidentId) {
+        let now = self.now.at;
+        self.work(incident).planned_at = Some(now);
+    }
+
     fn alert_of(&self, incident: IncidentId) -> Option<AlertId> {
         let open = self.durable.alerts.iter().filter(|alert| alert.resolved.is_none());
         open.filter(|alert| alert.incidents.contains(&incident)).map(|alert| alert.id).next()
@@ -368,6 +378,7 @@ impl Triage {
             (self.durable.site().paused.is_some(), Cause::Paused),
             (self.sight.trouble.is_some(), Cause::Cloud),
             (self.in_minority(self.now), Cause::Minority),
+            (self.unread_why().is_some(), Cause::ConfigRefused),
         ];
         let agents = self.agents_down(self.now).into_keys().map(|segment| Cause::AgentsDown { segment });
         let lapsed = self.durable.hosts.iter().filter(|host| !host.maintenance_lapsed.is_empty());
@@ -496,6 +507,12 @@ impl Triage {
             Cause::MaintenanceOver { host } => self.lapsed_finding(host),
             Cause::DevicesUnreadable { segment } => self.unreadable_finding(segment, &alert.hosts),
             Cause::DevicesDiffer { segment } => self.differing_finding(segment, &alert.hosts),
+            Cause::ConfigRefused => self.unread_why().map(|why| {
+                let lost = "nothing: the configuration that was read last holds".to_owned();
+                let doing = format!("nothing: the file was refused: {why}");
+                let todo = "medevac-aggregator --check-config && systemctl reload medevac-aggregator";
+                Finding { severity: Severity::Warning, ..self.of_the_site(lost, doing, todo) }
+            }),
             Cause::Trial => None,
             Cause::HostsLost { .. }
             | Cause::GuestsGone { .. }

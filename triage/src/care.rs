@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 impl Triage {
     /// Tells every connected agent what it cares for, when that has changed.
     pub(crate) fn send_care(&mut self) {
-        if !std::mem::take(&mut self.care_is_stale) {
+        // From a backup we do not know what they care for by now: they keep to what they were told last.
+        if self.is_restored() || !std::mem::take(&mut self.care_is_stale) {
             return;
         }
         let mut directories: BTreeMap<SegmentId, BTreeSet<String>> = BTreeMap::new();

@@ -240,12 +240,7 @@ impl Triage {
 
     /// Somebody who has seen it says that this device switches this host and no other.
     pub(crate) fn is_vouched_for(&self, record: &HostRecord, device: &Device) -> bool {
-        let named = match record.device_pinned_as.as_str() {
-            // Kept before pins had a name: then there were only configured devices.
-            "" => device.through == Through::Levels,
-            name => name == device.name,
-        };
-        device.pinned || (record.device_pinned && named)
+        device.pinned || record.pin.as_ref().is_some_and(|pin| pin.device == device.name)
     }
 
     /// The template for a host of this segment, and whose it is.
@@ -299,7 +294,8 @@ impl Triage {
     }
 
     /// Takes up what has changed. What was read of another device says nothing about the new one.
-    pub(crate) fn settle_devices(&mut self) {
+    /// Returns where somebody's word was about the one before.
+    pub(crate) fn settle_devices(&mut self) -> Vec<String> {
         self.devices_are_stale = false;
         let devices = self.made_devices();
         let before = std::mem::replace(&mut self.devices, devices);
@@ -310,9 +306,35 @@ impl Triage {
             .filter(|host| through(before.get(*host)) != through(self.devices.get(*host)))
             .cloned()
             .collect();
-        for host in changed {
-            self.forget_power(&host);
-        }
+        changed.iter().filter_map(|host| self.doubt_device(host)).collect()
+    }
+
+    /// The same of what has changed in the file while nobody ran.
+    pub(crate) fn doubt_other_devices(&mut self) -> Vec<String> {
+        let name = |host: &HostId| self.device(host).map_or("", |device| device.name.as_str());
+        // Nothing was said of any yet, where the name is empty.
+        let other = |record: &&HostRecord| !record.device.is_empty() && record.device != name(&record.id);
+        let others: Vec<HostId> = self.durable.hosts.iter().filter(other).map(|record| record.id.clone()).collect();
+        others.iter().filter_map(|host| self.doubt_device(host)).collect()
+    }
+
+    /// What its device has shown was about another one. Tells it, where somebody had vouched for that.
+    fn doubt_device(&mut self, host: &HostId) -> Option<String> {
+        let name = self.device(host).map(|device| device.name.clone()).unwrap_or_default();
+        self.forget_power(host);
+        let record = self.durable.hosts.edit(host)?;
+        let before = std::mem::replace(&mut record.device, name);
+        record.power_on_boot = None;
+        let record = self.host(host)?;
+        let pin = record.pin.as_ref().filter(|pin| pin.device == before && before != record.device)?;
+        let vouched = self.device(host).is_some_and(|device| self.is_vouched_for(record, device));
+        (!vouched).then(|| {
+            format!(
+                "{host} has another fence device than {}: once you have seen that it is wired to it, \
+                 `medevacctl pin-device {host}`",
+                pin.device
+            )
+        })
     }
 
     /// What an agent tells of its host's controller: the first address is kept, if nothing speaks against it.

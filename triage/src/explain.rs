@@ -63,6 +63,12 @@ impl Triage {
         if let Some(reason) = self.durable.site().paused {
             alerts.push(("MDV-PAUSED", format!("nothing is ordered: {reason}")));
         }
+        if let Some(text) = self.restored_text() {
+            alerts.push(("MDV-RESTORED", text));
+        }
+        if let Some(text) = self.unread_text(now) {
+            alerts.push(("MDV-CONFIG-REFUSED", text));
+        }
         if let Some(why) = &self.sight.trouble {
             alerts.push(("MDV-CLOUD", format!("the cloud's control plane cannot be used: {why}")));
         }

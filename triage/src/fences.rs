@@ -114,8 +114,7 @@ impl Triage {
             let who = match (&device.through, by_list) {
                 (Through::Levels, _) if device.pinned => "in the configuration".to_owned(),
                 (Through::Template { .. }, Some(list)) if list.pinned => format!("by the list of {}", list.by),
-                _ if host.device_pinned_by.is_empty() => "by an operator".to_owned(),
-                _ => format!("by {}", host.device_pinned_by),
+                _ => format!("by {}", host.pin.as_ref().map_or("an operator", |pin| &pin.by)),
             };
             return ("pinned", format!("vouched for {who}"));
         }

@@ -375,6 +375,7 @@ impl Triage {
         let work = self.work(id);
         work.ordered_at = Some(now);
         work.read_at = None;
+        work.off_at = None;
         work.asked = true;
         // This one is of our own start: reads that are on their way belong to no resumed order.
         work.resumed = false;
@@ -489,6 +490,8 @@ impl Triage {
 
     fn off_was_read(&mut self, id: IncidentId, step: StepId, at: Moment, device: String) {
         self.settle_step(step, StepState::Done { detail: format!("{device} says off") });
+        let now = self.now.at;
+        self.work(id).off_at = Some(now);
         // Signs of life count from when nothing that arrives can be older than the read.
         let at = at.max(self.stale_until);
         self.work(id).read_at = Some(at);

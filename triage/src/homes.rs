@@ -79,7 +79,9 @@ impl Triage {
                 if self.is_pending(&home.why) { "a start there is not settled" } else { "it is shown alive there" };
             return Some(format!("{target}: {why}"));
         }
+        let restored = record.recover_word.is_none().then(|| self.unseen_since_restore()).flatten();
         self.parted_home(record)
+            .or(restored)
             .or_else(|| self.presumed_home(record, target))
             .or_else(|| self.out_of_sight(record, target))
     }

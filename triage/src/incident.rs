@@ -35,6 +35,11 @@ pub(crate) struct Work {
     pub ordered_at: Option<Moment>,
     /// The confirming read was begun then.
     pub read_at: Option<Moment>,
+    /// The answer "off" to the newest off order came then.
+    pub off_at: Option<Moment>,
+    /// Boots that died beside it, and of whose hosts the newest off order cannot have
+    /// taken the power.
+    pub died_alone: BTreeSet<(HostId, BootId)>,
     /// Loaded at start: reality is read again before anything is repeated.
     pub resumed: bool,
     /// A fence pass or a read of a resumed incident is under way.
@@ -59,6 +64,8 @@ impl Work {
             retry_at: None,
             ordered_at: None,
             read_at: None,
+            off_at: None,
+            died_alone: BTreeSet::new(),
             resumed: false,
             asked: false,
             restless: true,

@@ -241,6 +241,7 @@ impl Triage {
         let wall = self.now.wall;
         let proof = Proof::NewBoot { boot: hello.boot.clone(), uptime_ms: millis(hello.uptime) };
         let was_fenced = record.fenced;
+        let awaited = record.maintenance.as_ref().is_some_and(|maintenance| maintenance.until_back);
         if let Some(record) = self.durable.hosts.edit(host) {
             record.boots.push(hello.boot.clone());
             let excess = record.boots.len().saturating_sub(BOOTS_KEPT);
@@ -252,7 +253,7 @@ impl Triage {
             record.fenced = false;
             record.acked_seq = 0;
             record.hold_released = false;
-            if record.maintenance.as_ref().is_some_and(|m| m.until_back) {
+            if awaited {
                 record.maintenance = None;
             }
         }
@@ -261,6 +262,9 @@ impl Triage {
             self.note("MDV-FENCED-HOST-UP", true, format!("{host} was switched off and not released, and yet it runs"));
         }
         self.host_rebooted(host, &old, proof);
+        if let Some(id) = self.host_incident(host).filter(|_| awaited) {
+            self.was_planned(id);
+        }
     }
 
     /// A young boot after a mass silence, or one that began before we listened,

@@ -31,6 +31,7 @@ impl Triage {
         }
         if let Some(record) = self.durable.hosts.edit(host) {
             record.has_inventory = true;
+            record.unseen = false;
         }
         self.keep_stock(host, inventory);
         self.inventory_answered(host, answers);

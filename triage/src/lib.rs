@@ -47,13 +47,16 @@ mod matrix;
 mod moves;
 mod observation;
 mod operator;
+mod others;
 mod policy;
 mod power;
 mod proof;
 mod rails;
 mod record;
 mod recovery;
+mod reload;
 mod reserve;
+mod restored;
 mod returning;
 mod roster;
 mod segments;
@@ -88,11 +91,13 @@ pub use letters::{Delivery, Letter, Receiver};
 pub use lists::{Listed, ROWS_MAX};
 pub use matrix::{Act, Loss, Matrix, ROWS as MATRIX_ROWS, Row, Unfit, names as action_names};
 pub use observation::*;
+pub use others::OTHERS_TOLD;
 pub use policy::{
     Facts, HA_MARKS, Ha, LEVELS, Level, OnLocalDisks, PRIORITY_MAX, Policy, PolicyRule, Said, TIER_MAX, is_mark, judge,
 };
 pub use record::*;
 pub use reserve::{RecoveryMethod, Taken};
+pub use restored::{Restoring, Voided, jumped, restored};
 pub use segments::{DEFAULT_SEGMENT, SEGMENT_MARK, SegmentsBy};
 pub use servers::{Fate, TABLE as SERVER_STATES};
 pub use settings::{Device, Guards, Level as FenceLevel, OnHung, Settings};
@@ -166,6 +171,8 @@ pub struct Triage {
     /// Some host may belong to another segment.
     segments_are_stale: bool,
     deposed: Option<String>,
+    /// The configuration as it is in the file was refused.
+    unread: Option<reload::Unread>,
     out: Decision,
     now: Now,
 }
@@ -211,10 +218,14 @@ impl Triage {
             care_is_stale: true,
             segments_are_stale: true,
             deposed: None,
+            unread: None,
             out: Decision::default(),
             now,
         };
         triage.take_up();
+        for text in triage.doubt_other_devices() {
+            triage.note("MDV-CONFIG", true, text);
+        }
         triage
     }
 
@@ -277,7 +288,9 @@ impl Triage {
     fn review(&mut self) {
         self.place_hosts();
         if self.devices_are_stale {
-            self.settle_devices();
+            for text in self.settle_devices() {
+                self.note("MDV-FENCE-CHANGED", true, text);
+            }
         }
         self.review_maintenance();
         self.watch_hosts();

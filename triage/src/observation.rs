@@ -356,6 +356,8 @@ pub enum Word {
     SetMode {
         segment: SegmentId,
         mode: Mode,
+        /// A person answers for it that nobody else restarts guests there.
+        others_are_off: bool,
     },
     Pause,
     Resume,
@@ -432,7 +434,10 @@ pub enum Word {
 impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Word::SetMode { segment, mode } => write!(f, "mode {segment} {}", mode.name()),
+            Word::SetMode { segment, mode, others_are_off } => {
+                let others = if *others_are_off { " --others-are-off" } else { "" };
+                write!(f, "mode {segment} {}{others}", mode.name())
+            }
             Word::Pause => write!(f, "pause"),
             Word::Resume => write!(f, "resume"),
             Word::Maintenance { host, on, until_back, limit } => {

@@ -9,8 +9,8 @@ use crate::incident::Opening;
 use crate::maintenance::limit_ms;
 use crate::observation::Word;
 use crate::record::{
-    HomeWhy, HostRecord, IncidentKind, IncidentRecord, InstanceRecord, Maintenance, Mode, OutcomeState, Phase, Proof,
-    SiteRecord, WordRecord,
+    HomeWhy, HostRecord, IncidentKind, IncidentRecord, InstanceRecord, Maintenance, Mode, OutcomeState, Phase, Pin,
+    Proof, SiteRecord, WordRecord,
 };
 use crate::time::shown;
 use crate::turns::Tiers;
@@ -70,7 +70,7 @@ impl Triage {
 
     fn obey(&mut self, by: &str, reason: &str, word: Word) -> Answer {
         match word {
-            Word::SetMode { segment, mode } => self.set_mode(&segment, mode),
+            Word::SetMode { segment, mode, others_are_off } => self.set_mode(&segment, mode, others_are_off),
             Word::Pause => self.set_paused(Some(format!("{reason} ({by})"))),
             Word::Resume => self.set_paused(None),
             Word::Maintenance { host, on, until_back, limit } => {
@@ -116,7 +116,17 @@ impl Triage {
         }
     }
 
-    fn set_mode(&mut self, segment: &SegmentId, mode: Mode) -> Answer {
+    fn set_mode(&mut self, segment: &SegmentId, mode: Mode, others_are_off: bool) -> Answer {
+        if mode != Mode::Observe
+            && !others_are_off
+            && let Some(found) = self.others_in(segment)
+        {
+            let text = format!(
+                "others restart guests there, too, and two that do end in two copies: {found}; disable them, or add \
+                 --others-are-off once you know that they do not act"
+            );
+            return refuse("other-ha", text);
+        }
         let Some(record) = self.durable.segments.edit(segment) else {
             return refuse("unknown-segment", format!("no segment {segment}: see `medevacctl status`"));
         };
@@ -130,7 +140,8 @@ impl Triage {
     fn set_paused(&mut self, paused: Option<String>) -> Answer {
         let text = if paused.is_some() { "paused: nothing is ordered until `medevacctl resume`" } else { "resumed" };
         let site = self.durable.site();
-        self.durable.site.put(SiteRecord { paused, ..site });
+        let restored = site.restored.filter(|_| paused.is_some());
+        self.durable.site.put(SiteRecord { paused, restored, ..site });
         Ok(text.to_owned())
     }
 
@@ -291,9 +302,7 @@ impl Triage {
             return refuse("no-device", no_device(host));
         };
         if let Some(record) = self.durable.hosts.edit(host) {
-            record.device_pinned = true;
-            record.device_pinned_as.clone_from(&device);
-            record.device_pinned_by = by.to_owned();
+            record.pin = Some(Pin { device: device.clone(), by: by.to_owned() });
         }
         Ok(format!("your word is kept that {device} is wired to {host}"))
     }
@@ -372,6 +381,13 @@ impl Triage {
         }
         if let Some(id) = self.host_incident(host) {
             return refuse("has-incident", format!("{host} is dealt with in {id}: end that one first"));
+        }
+        if self.host(host).is_some_and(|record| record.unseen) {
+            let text = format!(
+                "the store was restored, and any guest may be on {host}, which has shown nothing since: once you know \
+                 that it is off, say `medevacctl confirm-fenced {host}`"
+            );
+            return refuse("unseen", text);
         }
         let near = self.durable.instances_near(host);
         let near: Vec<_> = near.iter().filter_map(|id| self.durable.instances.get(id)).cloned().collect();

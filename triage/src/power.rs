@@ -140,12 +140,14 @@ impl Triage {
 
     fn note_power(&mut self, host: &HostId, begun: Moment, power: Power) {
         let streams = self.streams(host);
+        let device = self.device(host).map(|device| device.name.clone()).unwrap_or_default();
         if power == Power::On {
             if let Some(watch) = self.watches.get_mut(host) {
                 watch.power_on_at = watch.power_on_at.max(Some(begun));
             }
             if streams && let Some(record) = self.durable.hosts.edit(host) {
                 record.power_on_boot = record.boots.last().cloned();
+                record.device = device;
             }
         }
         if let Some(suspicion) = self.watches.get_mut(host).and_then(|watch| watch.suspect.as_mut())
@@ -184,9 +186,6 @@ impl Triage {
                 suspicion.reads.clear();
                 (suspicion.read_asked, suspicion.reading) = (None, false);
             }
-        }
-        if let Some(record) = self.durable.hosts.edit(host) {
-            record.power_on_boot = None;
         }
     }
 

@@ -86,8 +86,7 @@ impl Triage {
     /// dead. An operator who vouches for the wiring lifts this.
     pub(crate) fn may_be_wired_elsewhere(&self, host: &HostId, device: &str) -> Option<String> {
         let record = self.host(host)?;
-        let vouched = self.device(host).is_some_and(|device| self.is_vouched_for(record, device));
-        if vouched || !self.settings.guards.proof {
+        if self.vouched(record) || !self.settings.guards.proof {
             return None;
         }
         let todo = format!("`medevacctl pin-device {host}` vouches for its wiring");
@@ -110,6 +109,11 @@ impl Triage {
         None
     }
 
+    /// A person has seen what its device switches, and put it on record.
+    fn vouched(&self, host: &HostRecord) -> bool {
+        self.device(&host.id).is_some_and(|device| self.is_vouched_for(host, device))
+    }
+
     /// Somebody recorded at the first order who has given no sign since `at`,
     /// and whose silence is not explained.
     pub(crate) fn not_heard_since(&self, incident: &IncidentRecord, host: &HostId, at: Moment) -> Option<HostId> {
@@ -117,8 +121,26 @@ impl Triage {
             return None;
         }
         let recorded = self.durable.heard_at_order(incident.id);
-        let mut others = recorded.into_iter().filter(|was| was.host != *host);
-        others.find(|was| !self.accounted_for(&was.host, &was.heard, at)).map(|was| was.host.clone())
+        let others = recorded.into_iter().filter(|was| was.host != *host);
+        let mut missing = others.filter(|was| !self.accounted_for(&was.host, &was.heard, at));
+        missing.find(|was| !self.died_beside(incident.id, host, &was.host, &was.heard)).map(|was| was.host.clone())
+    }
+
+    /// It was not this order that hit it: see [`Triage::note_who_died_alone`].
+    fn died_beside(&self, id: IncidentId, host: &HostId, other: &HostId, was: &Heard) -> bool {
+        let (Some(host), Some(record)) = (self.host(host), self.host(other)) else { return false };
+        let noted = self.work.get(&id).is_some_and(|work| work.died_alone.contains(&(other.clone(), was.boot.clone())));
+        noted && self.standing(record) == Standing::Dead && self.vouched(host) && self.vouched(record)
+    }
+
+    /// A host has been proven dead by its own device. Where an off order for
+    /// another one is unproven for want of it: its power was on after "off" had
+    /// been read there, and no order has left since, so that this is not its death.
+    fn note_who_died_alone(&mut self, dead: &HostId, boot: &BootId) {
+        let Some(said_on) = self.watches.get(dead).and_then(|watch| watch.power_on_at) else { return };
+        for work in self.work.values_mut().filter(|work| work.off_at.is_some_and(|off| said_on > off)) {
+            work.died_alone.insert((dead.clone(), boot.clone()));
+        }
     }
 
     pub(crate) fn accounted_for(&self, other: &HostId, was: &Heard, at: Moment) -> bool {
@@ -136,8 +158,13 @@ impl Triage {
     }
 
     pub(crate) fn proven_off(&mut self, incident: &IncidentRecord, host: &HostId, step: StepId, device: String) {
-        let text =
-            format!("{device} says off after our order, nobody hears {host}, and everybody else was heard again");
+        let beside: Vec<String> =
+            self.work(incident.id).died_alone.iter().map(|(other, _)| other.to_string()).collect();
+        let beside =
+            if beside.is_empty() { String::new() } else { format!(", {} died beside it", beside.join(" and ")) };
+        let text = format!(
+            "{device} says off after our order, nobody hears {host}{beside}, and everybody else was heard again"
+        );
         let boot = incident.boot.clone();
         self.proven(incident.id, host, boot, Proof::OffAfterOrder { device, step }, true, text);
     }
@@ -155,8 +182,13 @@ impl Triage {
         let wall = self.now.wall;
         let Some(record) = self.durable.hosts.edit(host) else { return };
         let Some(boot) = boot.or_else(|| record.boots.last().cloned()) else { return };
-        record.dead = Some(Death { boot, proof, wall, needs_hold: false, refuted: None });
+        let by_device = matches!(proof, Proof::OffAfterOrder { .. } | Proof::OffByItself { .. });
+        record.dead = Some(Death { boot: boot.clone(), proof, wall, needs_hold: false, refuted: None });
         record.fenced |= by_us;
+        record.unseen = false;
+        if by_device {
+            self.note_who_died_alone(host, &boot);
+        }
         let now = self.now.at;
         if let Some(watch) = self.watches.get_mut(host) {
             watch.died_at = Some(now);

@@ -71,6 +71,8 @@ pub struct SiteRecord {
     pub words: u64,
     /// An operator's brake, with the reason: nothing is ordered while it is set.
     pub paused: Option<String>,
+    /// It comes from a backup, and nobody has said `resume` since: how, and why.
+    pub restored: Option<String>,
 }
 
 /// What medevac may do in a segment.
@@ -131,11 +133,9 @@ pub struct HostRecord {
     pub banner_boot: Option<BootId>,
     /// The boot in which the fence device said "on".
     pub power_on_boot: Option<BootId>,
-    /// An operator vouched that the fence device is wired to this host.
-    pub device_pinned: bool,
-    /// For which device, and who: it is worth nothing for another one.
-    pub device_pinned_as: String,
-    pub device_pinned_by: String,
+    /// The device that `power_on_boot` is said of.
+    pub device: String,
+    pub pin: Option<Pin>,
     pub memory_total_kib: u64,
     /// Facts of the current boot up to here have had their effect.
     pub acked_seq: u64,
@@ -150,6 +150,15 @@ pub struct HostRecord {
     pub cloud_maintenance: String,
     /// The incident that has taken it from the reserve.
     pub taken: Option<Taken>,
+    /// It has shown nothing since this store was restored: any guest may be there.
+    pub unseen: bool,
+}
+
+/// Somebody has seen that this device switches this host and no other: worth nothing for another device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    pub device: String,
+    pub by: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -346,6 +355,11 @@ pub enum Phase {
 impl Phase {
     pub fn closed(&self) -> bool {
         matches!(self, Phase::Closed { .. })
+    }
+
+    /// A pass through the host's devices is under way, or what it came to is being looked at.
+    pub fn off_order_is_out(&self) -> bool {
+        matches!(self, Phase::Fencing { .. } | Phase::Confirming { .. })
     }
 }
 

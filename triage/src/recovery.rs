@@ -35,6 +35,8 @@ const NOT_FOUND: &str = "not-found";
 #[derive(Debug)]
 pub(crate) struct Gather {
     pub begun: Moment,
+    /// Whoever has not answered in this time counts as not heard.
+    pub within: Duration,
     pub waiting: BTreeMap<HostId, u64>,
     /// Answers to questions asked after `begun`: these hosts lived after it.
     pub answered: BTreeSet<HostId>,
@@ -97,7 +99,7 @@ impl Triage {
             && gather.begun >= from
             && now.since(gather.begun) < GATHER_LASTS
         {
-            return gather.waiting.is_empty() || now.since(gather.begun) >= self.settings.inventory_deadline;
+            return gather.waiting.is_empty() || now.since(gather.begun) >= gather.within;
         }
         let mut waiting = BTreeMap::new();
         for host in self.durable.hosts.ids() {
@@ -113,7 +115,8 @@ impl Triage {
             waiting.insert(host, ask);
         }
         let nobody = waiting.is_empty();
-        self.gather = Some(Gather { begun: now, waiting, answered: BTreeSet::new() });
+        self.gather =
+            Some(Gather { begun: now, within: self.settings.inventory_deadline, waiting, answered: BTreeSet::new() });
         nobody
     }
 

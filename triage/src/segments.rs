@@ -119,7 +119,10 @@ impl Triage {
             return;
         }
         let configured = self.settings.initial_mode.get(segment).copied();
-        let mode = configured.unwrap_or_else(|| self.mode(&DEFAULT_SEGMENT.into()));
+        let mode = match self.is_restored() {
+            true => Mode::Observe,
+            false => configured.unwrap_or_else(|| self.mode(&DEFAULT_SEGMENT.into())),
+        };
         self.durable.segments.put(SegmentRecord { id: segment.clone(), mode, shot: Vec::new() });
     }
 

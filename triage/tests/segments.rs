@@ -78,7 +78,7 @@ fn a_zone_that_is_configured_has_its_own_first_mode() {
     let mut site = Site::new(settings, vec![in_default("hv1"), segment("default", Mode::Act, &[])]);
     site.zones(&[("hv1", "az1")]);
     assert_eq!(site.shown(), [("az1".to_owned(), Mode::Approve, 1)]);
-    let word = Word::SetMode { segment: "az1".into(), mode: Mode::Act };
+    let word = Word::SetMode { segment: "az1".into(), mode: Mode::Act, others_are_off: false };
     site.seen(Observation::OperatorSpoke { token: 1, by: "me".into(), reason: "seen enough".into(), word });
     site.zones(&[("hv1", "az2")]);
     site.zones(&[("hv1", "az1")]);

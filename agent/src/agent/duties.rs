@@ -2,7 +2,7 @@
 
 use super::{Agent, reads};
 use crate::care::{self, plan};
-use crate::control::{Ask, Word};
+use crate::control::{Ask, Told, Word};
 use crate::give_back;
 use crate::hypervisor::{Fault, Migration};
 use crate::state::{State, StateError};
@@ -38,6 +38,7 @@ pub enum Done {
     Read(reads::Answer),
     Direction(String, Result<Migration, Fault>),
     AskDue(u64),
+    ErrandDue(u64),
     Command(u64, Option<CommandResult>),
     Probed(u64, ProbeReport),
     Cared(BTreeSet<String>),
@@ -59,6 +60,7 @@ impl Agent {
             Done::Direction(uuid, Ok(Migration::Outgoing)) => self.guests.set_outgoing(&uuid, true),
             Done::Direction(..) => {}
             Done::AskDue(token) => self.ask_due(token),
+            Done::ErrandDue(ask) => self.errand_due(ask),
             Done::Command(session, result) => {
                 self.commands -= 1;
                 if let Some(result) = result {
@@ -148,11 +150,12 @@ impl Agent {
 
     pub(super) fn on_control(&mut self, ask: Ask) {
         match ask.word {
+            Word::Maintenance(wanted) => self.on_maintenance(wanted, ask.answer),
             Word::Release(reason) => {
                 let hands = self.hands.clone();
                 tokio::spawn(async move {
                     // A person who hung up still gets what was ordered; it is in the log.
-                    let _ = ask.answer.send(hands.release(&reason).await);
+                    let _ = ask.answer.send(Told::done(hands.release(&reason).await));
                 });
             }
             Word::GiveBack(reason) => {
@@ -161,7 +164,7 @@ impl Agent {
                 let (hypervisor, state) = (Arc::clone(&self.hypervisor), Arc::clone(&self.state));
                 tokio::spawn(async move {
                     let lines = give_back::all(&domains, hypervisor, state).await;
-                    let _ = ask.answer.send(lines);
+                    let _ = ask.answer.send(Told::done(lines));
                 });
             }
         }

@@ -84,6 +84,7 @@ impl Agent {
         let missed = !self.libvirt_judged && self.started.elapsed() >= LIBVIRT_COMES_WITHIN;
         let was = self.guests.libvirt_answers() || missed;
         self.libvirt_judged |= was;
+        self.lost.clone_from(&why);
         self.guests.libvirt_lost();
         self.reads.clear();
         self.nothing_will_be_listed();

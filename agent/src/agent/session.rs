@@ -5,9 +5,11 @@
 
 use super::{Agent, duties};
 use crate::clock;
+use crate::guest_list;
 use crate::hands::admit;
 use crate::host::{self, Load};
 use crate::link::Happening;
+use crate::others;
 use crate::spool::Entry;
 use crate::state::Epoch;
 use medevac_probe::Key;
@@ -17,6 +19,7 @@ use medevac_proto::session::{
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -32,6 +35,9 @@ const XML_MAX: usize = 256;
 const STATE_DISK: &str = "MDV-STATE-DISK";
 /// A refusal that goes on is told again after this long.
 const REFUSED_AGAIN: Duration = Duration::from_secs(600);
+/// Guests that are medevac's would stay where a shutdown of this host leaves them.
+const SAVES_GUESTS: &str = "libvirt-guests saves guests when this host goes down (ON_SHUTDOWN=suspend), and nobody would start \
+                            them after the boot: set ON_SHUTDOWN=shutdown in its settings";
 /// A warning that heartbeats tell too.
 const NO_LIBVIRT: &str = "libvirt does not answer: guests cannot be started here";
 
@@ -121,7 +127,8 @@ impl Agent {
         {
             planes.insert("mgmt".to_owned(), local.to_string());
         }
-        let (load, highest) = (Load::read(), self.highest());
+        // Before the state is held: what is asked here reads it, too.
+        let (load, highest, warnings) = (Load::read(), self.highest(), self.warnings());
         let state = self.state.read();
         Hello {
             protocol: medevac_proto::PROTOCOL,
@@ -140,7 +147,7 @@ impl Agent {
             memory_total_kib: load.memory_total_kib,
             memory_available_kib: load.memory_available_kib,
             libvirt_version: (self.version)(),
-            warnings: self.warnings(),
+            warnings,
             sent_boot_ms: clock::boot_ms(),
             capabilities: vec!["remove".into(), "destroy-incoming".into(), "hold".into()],
             next_seq: self.spool.next_seq(),
@@ -149,8 +156,11 @@ impl Agent {
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings = host::warnings();
+        warnings.extend(others::warning(Path::new("/proc")));
         if !self.guests.libvirt_answers() {
-            warnings.push(NO_LIBVIRT.to_owned());
+            // Without a reason that changes from try to try; the log has it.
+            let place = self.lost.contains("libvirt.socket").then(|| format!("{NO_LIBVIRT}: {}", self.lost));
+            warnings.push(place.unwrap_or_else(|| NO_LIBVIRT.to_owned()));
         }
         if !self.spool.is_on_disk() || !self.state.has_room() {
             warnings.push(format!(
@@ -158,11 +168,22 @@ impl Agent {
                 self.state.directory().display()
             ));
         }
+        if self.state.read().acts() && guest_list::saves_guests(Path::new("/")) {
+            warnings.push(SAVES_GUESTS.to_owned());
+        }
         if self.responder.is_none() {
             warnings
                 .push("the responder does not run: peers' probes cannot tell this host from a frozen one".to_owned());
         }
+        if let Some(why) = &self.refused {
+            warnings.push(format!("its configuration is refused, and what was read before holds: {why}"));
+        }
         warnings
+    }
+
+    /// On other addresses than before: the streams are opened anew.
+    pub(super) fn end_all(&self) {
+        self.links.iter().filter_map(|l| l.session.as_ref()).for_each(|session| session.ends.cancel());
     }
 
     /// Warnings travel in the hello alone: when they change, the streams are opened anew.
@@ -171,7 +192,7 @@ impl Agent {
         for session in self.links.iter().filter_map(|l| l.session.as_ref()).filter(|s| s.welcomed.is_some()) {
             let over = session.warnings.iter().any(|told| !now.contains(told));
             // That libvirt has gone is in every heartbeat, and it may be back in a second.
-            let new = now.iter().any(|w| w != NO_LIBVIRT && !session.warnings.contains(w));
+            let new = now.iter().any(|w| !w.starts_with(NO_LIBVIRT) && !session.warnings.contains(w));
             if over || new {
                 tracing::info!("the warnings have changed: a new hello");
                 session.ends.cancel();
@@ -195,6 +216,7 @@ impl Agent {
             Some(Body::ProbeOrder(order)) if decides => self.on_probe_order(number, order),
             Some(Body::XmlAsk(ask)) if decides => self.on_xml_ask(number, &ask),
             Some(Body::Care(care)) if decides => self.on_care(care),
+            Some(Body::ErrandAnswer(answer)) if decides => self.on_errand_answer(answer),
             Some(_) => {
                 tracing::warn!(aggregator = self.links[link].address, "not the decider of the highest epoch: ignored")
             }

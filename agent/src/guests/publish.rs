@@ -3,6 +3,7 @@
 use super::{Guest, Guests, Marked};
 use crate::digest::Fnv;
 use crate::domain_xml::{Kind, Source, directory_of, place_of};
+use crate::markers::Used;
 use crate::verdict;
 use medevac_proto::session::{Disk, Instance, Inventory, InventoryChange, RunState, StorageMark, disk};
 use prost::Message;
@@ -72,14 +73,16 @@ impl Guests {
         self.published.values()
     }
 
-    /// Files whose directories must carry a marker; `true` where one may be made.
-    pub fn files(&self) -> BTreeMap<String, bool> {
-        let mut files = BTreeMap::new();
+    /// Files whose directories must carry a marker, and who uses them.
+    pub fn files(&self) -> BTreeMap<String, Used> {
+        let mut files: BTreeMap<String, Used> = BTreeMap::new();
         for guest in self.guests.values() {
             let description = guest.domain.as_ref().and_then(|d| d.description.as_ref());
             for source in description.iter().flat_map(|d| &d.sources).filter(|s| s.kind == Kind::File) {
                 for path in self.chain(&source.path) {
-                    *files.entry(path).or_insert(false) |= !source.medium;
+                    let used = files.entry(path).or_default();
+                    used.make |= !source.medium;
+                    used.by.extend(guest.process.as_ref().map(|p| (p.pid, p.start)));
                 }
             }
         }
@@ -104,9 +107,9 @@ impl Guests {
         let dead = guest.dead.is_some() && process.is_none();
         let state = verdict::run_state(domain, process, guest.has_run, dead);
         let description = domain.and_then(|d| d.description.clone()).unwrap_or_default();
-        let (disks, media) = self.disks(&description.sources);
+        let (disks, reasons) = self.disks(&description.sources);
         let mut local_only = description.local_only.clone();
-        local_only.extend(media);
+        local_only.extend(reasons);
         if domain.is_some_and(|d| d.managed_save) {
             local_only.push("managed save".to_owned());
         }
@@ -133,21 +136,29 @@ impl Guests {
         }
     }
 
-    /// Disks with their markers, and reasons for media that exist only here.
+    /// Disks with their markers, and reasons for those of which nobody knows whether they exist elsewhere.
     fn disks(&self, sources: &[Source]) -> (Vec<Disk>, Vec<String>) {
-        let (mut disks, mut media) = (Vec::new(), Vec::new());
+        let (mut disks, mut reasons) = (Vec::new(), Vec::new());
         for source in sources {
             let paths = if source.kind == Kind::File { self.chain(&source.path) } else { vec![source.path.clone()] };
             for path in paths {
                 let disk = self.disk(path, source.kind);
                 if source.medium && disk.marker.is_empty() && source.kind != Kind::Network {
-                    media.push(format!("local medium {}", disk.path));
+                    reasons.push(format!("local medium {}", disk.path));
                 } else if !disks.contains(&disk) {
+                    reasons.extend(self.unseen(&disk));
                     disks.push(disk);
                 }
             }
         }
-        (disks, media)
+        (disks, reasons)
+    }
+
+    /// Why nothing is known of where a disk lies, although it could be asked.
+    fn unseen(&self, disk: &Disk) -> Option<String> {
+        let why = &self.storage.get(&disk.directory)?.why;
+        let unknown = disk.marker.is_empty() && !why.is_empty();
+        unknown.then(|| format!("{} cannot be judged: {why}", disk.path))
     }
 
     fn disk(&self, path: String, kind: Kind) -> Disk {

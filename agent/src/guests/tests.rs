@@ -199,21 +199,28 @@ fn disks_carry_markers_and_media_without_one_bind_to_the_host() {
     let description =
         Description { sources: vec![source("/shared/a", false), source("/iso/x", true)], ..Description::default() };
     g.domain(U, Some(Domain { description: Some(Arc::new(description)), ..domain(1, 1) }));
-    let marked = Marked { marker: "m1".into(), readable: true };
+    let marked = Marked { marker: "m1".into(), readable: true, ..Marked::default() };
     g.set_storage([("/shared".into(), marked)].into(), [("/shared/a".into(), "/base/b".into())].into());
     g.publish();
     let i = g.published().next().unwrap().clone();
     let disks: Vec<_> = i.disks.iter().map(|d| (d.path.as_str(), d.marker.as_str())).collect();
     assert_eq!(disks, [("/shared/a", "m1"), ("/base/b", "")]);
     assert_eq!(i.local_only, ["local medium /iso/x"]);
-    assert_eq!(g.files().get("/base/b"), Some(&true));
-    assert_eq!(g.files().get("/iso/x"), Some(&false), "no marker is made beside a medium");
+    let files = g.files();
+    assert!(files["/base/b"].make && !files["/iso/x"].make, "no marker is made beside a medium");
+    assert_eq!(files["/shared/a"].by, [(7, 100)].into(), "it is read as that QEMU sees it");
+    let why = "libvirt and a QEMU see different storages there";
+    let unseen = Marked { why: why.into(), ..Marked::default() };
+    g.set_storage([("/shared".into(), unseen)].into(), [].into());
+    g.publish();
+    let i = g.published().next().unwrap().clone();
+    assert_eq!(i.local_only, [format!("/shared/a cannot be judged: {why}"), "local medium /iso/x".to_owned()]);
 }
 
 #[test]
 fn folders_that_share_the_marker_of_their_place_are_told_by_the_place_alone() {
     let folder = |last| format!("/inst/00000000-0000-0000-0000-00000000000{last}");
-    let marked = |marker: &str| Marked { marker: marker.into(), readable: true };
+    let marked = |marker: &str| Marked { marker: marker.into(), readable: true, ..Marked::default() };
     let storage =
         [("/inst".into(), marked("m1")), (folder(1), marked("m1")), (folder(2), marked("m2")), (folder(3), marked(""))];
     let mut g = running();

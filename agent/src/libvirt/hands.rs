@@ -13,16 +13,23 @@ const AT_ONCE: usize = 4;
 /// The pool.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
-    uri: String,
+    /// Of the libvirt that is listened to: it is the one that acts. Counted, as another may have its URI.
+    uri: Arc<Mutex<(u64, String)>>,
     threads: Threads,
     turns: Arc<Semaphore>,
     idle: Arc<Mutex<Vec<Worker>>>,
 }
 
 impl Pool {
-    pub(super) fn new(uri: &str, threads: Threads) -> Pool {
+    pub(super) fn new(threads: Threads) -> Pool {
         let turns = Arc::new(Semaphore::new(AT_ONCE));
-        Pool { uri: uri.to_owned(), threads, turns, idle: Arc::default() }
+        Pool { uri: Arc::default(), threads, turns, idle: Arc::default() }
+    }
+
+    /// From now on that libvirt acts.
+    pub(super) fn point(&self, uri: &str) {
+        let mut pointed = self.uri();
+        *pointed = (pointed.0 + 1, uri.to_owned());
     }
 
     /// Acts, for at most `deadline` once its turn has come.
@@ -41,15 +48,20 @@ impl Pool {
             return Err(nothing_begun(format!("{AT_ONCE} other calls have not come back")));
         };
         let idle = self.idle().pop();
+        let (pointed, uri) = self.uri().clone();
+        if uri.is_empty() {
+            return Err(nothing_begun("not connected yet".into()));
+        }
         let worker = match idle {
             Some(worker) => worker,
-            None => Worker::open("libvirt-hands", &self.uri, None, &self.threads)
+            None => Worker::open("libvirt-hands", &uri, None, &self.threads)
                 .await
                 .map_err(|e| nothing_begun(e.to_string()))?,
         };
         let result = worker.call(deadline, call).await?;
         // A connection that broke is not kept; the next act opens another.
-        if worker.is_usable() && !matches!(result, Err(Fault::NotAnswering(_))) {
+        let same = self.uri().0 == pointed;
+        if same && worker.is_usable() && !matches!(result, Err(Fault::NotAnswering(_))) {
             self.idle().push(worker);
         }
         result
@@ -58,6 +70,10 @@ impl Pool {
     /// Lets go of idle connections: libvirt went away, and they with it.
     pub(super) fn clear(&self) {
         self.idle().clear();
+    }
+
+    fn uri(&self) -> std::sync::MutexGuard<'_, (u64, String)> {
+        self.uri.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {

@@ -1,20 +1,23 @@
 //! The supervisor: keeps one connection, and tells the main loop what libvirt says.
 //!
 //! ```text
-//!   open --> connected --> events, a look every 2 s --> lost --> back-off, jittered --> open
+//!   find --> open --> connected --> events, a look every 2 s --> lost --> back-off, jittered --> find
 //! ```
 
 use super::calls::{self, Known};
 use super::events::{self, Event, Sink};
 use super::hands::Pool;
+use super::place::{Found, Place};
 use super::worker::{Threads, Worker};
 use crate::backoff::Backoff;
 use crate::hypervisor::{Domain, Fault, Hypervisor, Migration};
+use crate::view::View;
 use async_trait::async_trait;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use virt::connect::Connect;
 
 /// How often the connection is asked whether libvirt still answers.
@@ -49,7 +52,9 @@ pub struct Libvirt {
 
 #[derive(Debug)]
 struct Shared {
-    uri: String,
+    place: Place,
+    /// How it sees files; `None` while it is out of sight.
+    view: watch::Sender<Option<View>>,
     deadline: Duration,
     threads: Threads,
     reader: Mutex<Option<Worker>>,
@@ -59,17 +64,19 @@ struct Shared {
 }
 
 impl Libvirt {
-    /// A handle that is not connected yet. Starts libvirt's event loop.
+    /// A handle that is not connected yet: to a URI, or to a socket that is named instead.
+    /// Starts libvirt's event loop.
     ///
     /// # Errors
     /// libvirt's message, where its event loop cannot be started.
-    pub fn new(uri: &str, deadline: Duration) -> Result<Libvirt, String> {
+    pub fn new(uri: &str, socket: Option<&Path>, deadline: Duration) -> Result<Libvirt, String> {
         events::start_loop()?;
         let threads = Threads::default();
         let shared = Shared {
-            uri: uri.to_owned(),
+            place: Place::new(uri, socket),
+            view: watch::Sender::default(),
             deadline,
-            hands: Pool::new(uri, threads.clone()),
+            hands: Pool::new(threads.clone()),
             threads,
             reader: Mutex::default(),
             known: Mutex::default(),
@@ -83,27 +90,21 @@ impl Libvirt {
         self.shared.version.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How libvirt sees files, from now on; `None` while that is not known.
+    pub fn view(&self) -> watch::Receiver<Option<View>> {
+        self.shared.view.subscribe()
+    }
+
     /// Keeps a connection until the receiver of `reports` has gone.
     pub async fn supervise(self, reports: mpsc::Sender<Report>) {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut said = String::new();
         while !reports.is_closed() {
-            let (events, mut told) = mpsc::channel(EVENTS);
-            let overflown = Arc::new(AtomicBool::new(false));
-            let sink = Sink { events, overflown: Arc::clone(&overflown) };
-            let opened = Worker::open("libvirt-reader", &self.shared.uri, Some(sink), &self.shared.threads);
-            let why = match opened.await {
-                Ok(worker) => {
-                    self.known().clear();
-                    *self.reader() = Some(worker);
-                    let why = self.attend(&mut told, &overflown, &reports, &mut backoff).await;
-                    // Its thread takes registrations back and closes, as soon as libvirt lets it.
-                    *self.reader() = None;
-                    self.shared.hands.clear();
-                    why
-                }
+            let why = match self.shared.place.find().await {
+                Ok(found) => self.hold(&found, &reports, &mut backoff).await,
                 Err(e) => e.to_string(),
             };
+            self.close_eyes();
             if why != said {
                 tracing::warn!(code = "MDV-LIBVIRT-LOST", "libvirt is out of sight: {why}");
                 said.clone_from(&why);
@@ -115,9 +116,34 @@ impl Libvirt {
         }
     }
 
+    /// Connects to what was found, and listens until the connection is lost; returns why.
+    async fn hold(&self, found: &Found, reports: &mpsc::Sender<Report>, backoff: &mut Backoff) -> String {
+        let (events, mut told) = mpsc::channel(EVENTS);
+        let overflown = Arc::new(AtomicBool::new(false));
+        let sink = Sink { events, overflown: Arc::clone(&overflown) };
+        let worker = match Worker::open("libvirt-reader", &found.uri, Some(sink), &self.shared.threads).await {
+            Ok(worker) => worker,
+            Err(e) => return e.to_string(),
+        };
+        self.known().clear();
+        self.shared.hands.point(&found.uri);
+        *self.reader() = Some(worker);
+        let why = self.attend(found, &mut told, &overflown, reports, backoff).await;
+        // Its thread takes registrations back and closes, as soon as libvirt lets it.
+        *self.reader() = None;
+        self.shared.hands.clear();
+        why
+    }
+
+    /// What a container saw is gone with it. A libvirt beside us sees what we see, whether it runs or not.
+    fn close_eyes(&self) {
+        self.shared.view.send_if_modified(|view| *view != Some(View::Own) && view.take().is_some());
+    }
+
     /// Listens until the connection is lost; returns why.
     async fn attend(
         &self,
+        found: &Found,
         told: &mut mpsc::Receiver<Event>,
         overflown: &AtomicBool,
         reports: &mpsc::Sender<Report>,
@@ -127,7 +153,7 @@ impl Libvirt {
             return e.to_string();
         }
         backoff.reset();
-        self.learn_version().await;
+        self.learn_version(found).await;
         let stopping = || "the agent is stopping".to_owned();
         if reports.send(Report::Connected).await.is_err() {
             return stopping();
@@ -152,6 +178,9 @@ impl Libvirt {
                     if let Err(e) = self.look().await {
                         return e.to_string();
                     }
+                    if found.is_replaced() {
+                        return "its socket was made anew: another libvirt listens there".to_owned();
+                    }
                     let due = looks % LIST_EVERY == 0 || overflown.swap(false, Ordering::Relaxed);
                     if due && reports.send(Report::ListDue).await.is_err() {
                         return stopping();
@@ -166,10 +195,21 @@ impl Libvirt {
         self.read(|c| c.get_lib_version().map(drop).map_err(|e| calls::fault(&e))).await
     }
 
-    async fn learn_version(&self) {
+    /// Before anybody hears of the connection: what libvirt is, and how it sees files.
+    async fn learn_version(&self, found: &Found) {
+        self.shared.view.send_if_modified(|view| {
+            let changed = *view != found.view;
+            view.clone_from(&found.view);
+            changed
+        });
         if let Ok(v) = self.read(|c| c.get_lib_version().map_err(|e| calls::fault(&e))).await {
             let version = format!("{}.{}.{}", v / 1_000_000, v / 1000 % 1000, v % 1000);
-            tracing::info!("libvirt {version} at {}", self.shared.uri);
+            let place = match &found.view {
+                Some(View::Own) => String::new(),
+                Some(View::Of { pid, .. }) => format!(", in a container: process {pid}"),
+                None => ", of which nobody can tell how it sees files: set libvirt.socket in agent.toml".to_owned(),
+            };
+            tracing::info!("libvirt {version} at {}{place}", found.uri);
             *self.shared.version.lock().unwrap_or_else(PoisonError::into_inner) = version;
         }
     }

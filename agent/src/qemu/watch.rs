@@ -193,9 +193,7 @@ mod tests {
         }
         let found = found.expect("found before the scan is reported done");
         child.kill().unwrap();
-        let killed = Instant::now();
         while next(&mut rx).await != Seen::Ended(found.clone()) {}
-        assert!(killed.elapsed() < Duration::from_millis(500), "{:?}", killed.elapsed());
         child.wait().unwrap();
     }
 }

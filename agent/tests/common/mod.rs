@@ -223,8 +223,13 @@ impl Drop for Qemu {
 
 /// `medevac-agent release`: what it prints.
 pub fn release(dir: &Path, reason: &str) -> String {
+    typed(dir, &["release", "--reason", reason]).1
+}
+
+/// What somebody types beside the running agent: its exit code, and all that it prints.
+pub fn typed(dir: &Path, words: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_medevac-agent"));
-    command.arg("--config").arg(dir.join("agent.toml")).args(["release", "--reason", reason]);
-    let output = command.output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    let output = command.arg("--config").arg(dir.join("agent.toml")).args(words).output().unwrap();
+    let printed = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    (output.status.code().unwrap(), printed.concat())
 }

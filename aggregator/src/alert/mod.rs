@@ -19,10 +19,11 @@ mod sign;
 
 pub use body::{Form, template_faults};
 pub use guard::forbidden_host;
-pub use receiver::{Place, Receiver, secret};
+pub use receiver::{Place, Receiver};
 
 use crate::engine::Input;
 use crate::ports::{Courier, Receivers};
+use crate::swap::Swap;
 use futures::future::BoxFuture;
 use medevac_triage::{AlertId, Delivery, Letter, Observation};
 use post::{Answer, Poster};
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 /// First pause after a receiver did not take a letter; doubled up to the next one.
@@ -104,50 +106,103 @@ impl Pending {
     }
 }
 
-/// The loop's way to all receivers.
+/// The loop's way to all receivers; a copy leads to the same ones.
+#[derive(Clone, Debug)]
+pub struct Couriers(Arc<Mutex<Round>>);
+
 #[derive(Debug)]
-pub struct Couriers {
-    pending: BTreeMap<String, Arc<Pending>>,
+struct Round {
+    site: String,
+    inbox: mpsc::Sender<Input>,
+    runtime: Handle,
+    stops: BTreeMap<String, Stop>,
+}
+
+/// One receiver, with the task that serves it.
+#[derive(Debug)]
+struct Stop {
+    receiver: Receiver,
+    pending: Arc<Pending>,
+    task: AbortHandle,
 }
 
 impl Couriers {
     /// Starts a task for each receiver.
     pub fn start(receivers: &[Receiver], site: &str, inbox: &mpsc::Sender<Input>, runtime: &Handle) -> Self {
-        let mut pending = BTreeMap::new();
+        let (site, inbox, runtime) = (site.to_owned(), inbox.clone(), runtime.clone());
+        let couriers = Self(Arc::new(Mutex::new(Round { site, inbox, runtime, stops: BTreeMap::new() })));
+        couriers.serve(receivers);
+        couriers
+    }
+
+    /// These from now on. One that has changed gets what the former one had not taken yet.
+    pub fn serve(&self, receivers: &[Receiver]) {
+        let mut round = self.round();
+        let mut before = std::mem::take(&mut round.stops);
         for receiver in receivers {
-            let desk = Arc::<Pending>::default();
-            let poster = Poster::new(receiver.clone(), site.to_owned());
-            let task = Task { poster, pending: Arc::clone(&desk), inbox: inbox.clone(), firing: BTreeMap::new() };
-            runtime.spawn(task.run());
-            pending.insert(receiver.name.clone(), desk);
+            let stop = match before.remove(&receiver.name) {
+                Some(stop) if stop.receiver == *receiver => stop,
+                Some(stop) => {
+                    stop.task.abort();
+                    round.stop(receiver, stop.pending)
+                }
+                None => round.stop(receiver, Arc::default()),
+            };
+            round.stops.insert(receiver.name.clone(), stop);
         }
-        Self { pending }
+        before.values().for_each(|stop| stop.task.abort());
+    }
+
+    fn round(&self) -> MutexGuard<'_, Round> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Round {
+    fn stop(&self, receiver: &Receiver, pending: Arc<Pending>) -> Stop {
+        let poster = Poster::new(receiver.clone(), self.site.clone());
+        let (inbox, desk) = (self.inbox.clone(), Arc::clone(&pending));
+        let task = Task { poster, pending: desk, inbox, firing: BTreeMap::new() };
+        let task = self.runtime.spawn(task.run()).abort_handle();
+        Stop { receiver: receiver.clone(), pending, task }
     }
 }
 
 impl Courier for Couriers {
     fn tell(&mut self, receiver: &str, letter: Letter) {
-        if let Some(pending) = self.pending.get(receiver) {
-            pending.put(letter);
+        if let Some(stop) = self.round().stops.get(receiver) {
+            stop.pending.put(letter);
         }
     }
 }
 
 /// All receivers, for whoever wants to know whether alerts arrive.
 #[derive(Debug)]
-pub struct Trials(Vec<Arc<Poster>>);
+pub struct Trials {
+    site: String,
+    posters: Arc<Swap<Vec<Arc<Poster>>>>,
+}
 
 impl Trials {
     pub fn new(receivers: &[Receiver], site: &str) -> Self {
-        let poster = |receiver: &Receiver| Arc::new(Poster::new(receiver.clone(), site.to_owned()));
-        Self(receivers.iter().map(poster).collect())
+        let trials = Self { site: site.to_owned(), posters: Swap::new(Vec::new()) };
+        trials.know(receivers);
+        trials
+    }
+
+    /// These from now on.
+    pub fn know(&self, receivers: &[Receiver]) {
+        let poster = |receiver: &Receiver| Arc::new(Poster::new(receiver.clone(), self.site.clone()));
+        self.posters.put(receivers.iter().map(poster).collect());
     }
 }
 
 impl Receivers for Trials {
     fn try_out(&self, name: Option<String>) -> BoxFuture<'static, Vec<(String, Result<(), String>)>> {
         let wanted = |poster: &&Arc<Poster>| name.as_deref().is_none_or(|name| name == poster.name());
-        let each = self.0.iter().filter(wanted).cloned().map(|poster| async move {
+        let posters = self.posters.get();
+        let each = posters.iter().filter(wanted).cloned().map(|poster| async move {
             let taken = poster.try_out().await;
             (poster.name().to_owned(), taken)
         });

@@ -11,9 +11,10 @@
 
 use super::body::{self, Form};
 use super::guard::{GuardedDns, forbidden_host};
-use super::receiver::{Receiver, secret};
+use super::receiver::Receiver;
 use super::sign::{HEADER, signature};
 use jiff::Timestamp;
+use medevac_settings::Secret;
 use medevac_triage::Letter;
 use reqwest::{Certificate, Client, StatusCode, Url};
 use std::path::Path;
@@ -118,9 +119,9 @@ impl Poster {
             }
             Form::Template { file, content_type } => {
                 let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-                let own = self.receiver.template_secret_file.as_deref().map(secret).transpose()?;
+                let own = self.receiver.template_secret_file.as_deref().map(Secret::read).transpose()?;
                 let render = |letter: &Letter| {
-                    let body = body::rendered(&text, letter, site, own.as_deref())?;
+                    let body = body::rendered(&text, letter, site, own.as_ref().map(Secret::expose))?;
                     Ok::<_, String>(parcel(body.into_bytes(), content_type, id(letter)))
                 };
                 letters
@@ -148,25 +149,28 @@ impl Poster {
         let receiver = &self.receiver;
         let text = receiver.url.read()?;
         // The URL may be a secret: what is wrong with it is told without it.
-        let url = Url::parse(&text).map_err(|error| format!("its URL cannot be read: {error}"))?;
+        let url = Url::parse(text.expose()).map_err(|error| format!("its URL cannot be read: {error}"))?;
         if let Some(why) = url.host_str().and_then(forbidden_host) {
             return Err(why.to_owned());
         }
-        let secrets = receiver.secret_files.iter().map(|file| secret(file)).collect::<Result<Vec<_>, _>>()?;
+        let secrets = receiver.secret_files.iter().map(|file| Secret::read(file)).collect::<Result<Vec<_>, _>>()?;
         let seconds = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
-        let mut request =
-            self.client()?.post(url).header("content-type", parcel.content_type).header("medevac-delivery", parcel.id);
+        let mut request = self
+            .client(&url)?
+            .post(url)
+            .header("content-type", parcel.content_type)
+            .header("medevac-delivery", parcel.id);
         if !secrets.is_empty() {
             request = request.header(HEADER, signature(&secrets, seconds, &parcel.body));
         }
         if let Some(file) = &receiver.bearer_file {
-            request = request.bearer_auth(secret(file)?);
+            request = request.bearer_auth(Secret::read(file)?.expose());
         }
         Ok(request.body(parcel.body))
     }
 
     /// Made anew for each letter: alerts are rare, and a changed authority needs no restart.
-    fn client(&self) -> Result<Client, String> {
+    fn client(&self, url: &Url) -> Result<Client, String> {
         // The only provider that is built in; a second call changes nothing.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut builder = Client::builder()
@@ -175,10 +179,16 @@ impl Poster {
             .dns_resolver(Arc::new(GuardedDns))
             .no_proxy()
             .user_agent(concat!("medevac/", env!("CARGO_PKG_VERSION")));
-        if let Some(file) = &self.receiver.ca_file {
-            builder = builder.tls_certs_only(authorities(file)?);
+        match &self.receiver.ca_file {
+            Some(file) => builder = builder.tls_certs_only(authorities(file)?),
+            // Without TLS a machine that trusts no authority at all will do.
+            None if url.scheme() == "http" => builder = builder.tls_certs_only([]),
+            None => {}
         }
-        builder.build().map_err(|error| cause(&error))
+        let todo = "name its authority as `ca_file`, or install ca-certificates";
+        builder
+            .build()
+            .map_err(|error| if url.scheme() == "http" { cause(&error) } else { format!("{}: {todo}", cause(&error)) })
     }
 }
 

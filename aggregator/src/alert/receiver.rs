@@ -1,8 +1,8 @@
 //! One receiver, as the configuration names it.
 
 use super::body::Form;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use medevac_settings::Secret;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where letters go, and how. Secrets are read from their files for each
@@ -46,28 +46,10 @@ impl std::fmt::Debug for Place {
 impl Place {
     /// # Errors
     /// What is wrong with its file.
-    pub fn read(&self) -> Result<String, String> {
+    pub fn read(&self) -> Result<Secret, String> {
         match self {
-            Place::Url(url) => Ok(url.clone()),
-            Place::File(path) => secret(path),
+            Place::Url(url) => Ok(Secret::new(url.as_str())),
+            Place::File(path) => Secret::read(path),
         }
-    }
-}
-
-/// The one line of a file that only its owner may read.
-///
-/// # Errors
-/// What is wrong with it, and what to do.
-pub fn secret(path: &Path) -> Result<String, String> {
-    let shown = path.display();
-    let meta = std::fs::metadata(path).map_err(|error| format!("{shown}: {error}"))?;
-    if meta.mode() & 0o077 != 0 {
-        return Err(format!("{shown} is readable for others: chmod 600 {shown}"));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
-    match text.trim() {
-        "" => Err(format!("{shown} is empty")),
-        line if line.contains('\n') => Err(format!("{shown} must hold one line")),
-        line => Ok(line.to_owned()),
     }
 }

@@ -10,17 +10,18 @@
 //! be played again.
 
 use aws_lc_rs::hmac;
+use medevac_settings::Secret;
 use std::fmt::Write;
 
 pub const HEADER: &str = "medevac-signature";
 
 /// `seconds`: wall time since the Unix epoch.
-pub fn signature(secrets: &[String], seconds: u64, body: &[u8]) -> String {
+pub fn signature(secrets: &[Secret], seconds: u64, body: &[u8]) -> String {
     let mut signed = format!("{seconds}.").into_bytes();
     signed.extend_from_slice(body);
     let mut header = format!("t={seconds}");
     for secret in secrets {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
         header.push_str(",v1=");
         for byte in hmac::sign(&key, &signed).as_ref() {
             let _ = write!(header, "{byte:02x}");
@@ -38,7 +39,7 @@ mod tests {
         // By `printf '7.{}' | openssl dgst -sha256 -hmac old`, and the same with `new`.
         let old = "bfb8a617b2a7e4320af300d436b7a0574868ab86690a05721a437dc09aec3f01";
         let new = "3a195df01080feec297b25863057a2ba33b6649b293678432414a3b9b730a683";
-        let header = signature(&["new".to_owned(), "old".to_owned()], 7, b"{}");
+        let header = signature(&["new", "old"].map(Secret::new), 7, b"{}");
         assert_eq!(header, format!("t=7,v1={new},v1={old}"));
     }
 }

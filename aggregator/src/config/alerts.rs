@@ -1,8 +1,8 @@
 //! `[alerts]`: who is told, of what, and how.
 
-use crate::alert::{Form, Place, Receiver, forbidden_host, secret, template_faults};
+use crate::alert::{Form, Place, Receiver, forbidden_host, template_faults};
 use crate::peer::valid_name;
-use medevac_settings::Reader;
+use medevac_settings::{Reader, Secret};
 use medevac_triage::{Cause, SegmentId, Settings, Severity};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,8 +57,9 @@ fn receiver(r: &mut Reader, i: usize, warnings: &mut Vec<String>) -> Receiver {
     }
     let url_file = if let Place::File(path) = &one.url { Some(path) } else { None };
     let files = one.secret_files.iter().chain(&one.bearer_file).chain(&one.template_secret_file).chain(url_file);
-    warnings
-        .extend(files.filter_map(|file| secret(file).err()).map(|why| format!("alerts.receiver {}: {why}", one.name)));
+    warnings.extend(
+        files.filter_map(|file| Secret::read(file).err()).map(|why| format!("alerts.receiver {}: {why}", one.name)),
+    );
     one
 }
 

@@ -141,8 +141,9 @@ async fn answers_go_into_the_inbox_and_a_new_start_waits_before_it_switches_on()
     let dir = tempfile::tempdir().unwrap();
     let (inbox, mut seen) = mpsc::channel(16);
     let runtime = tokio::runtime::Handle::current();
-    let devices = [(HostId::from("hv1"), vec![agent(dir.path(), "fence_honest", HONEST)])].into();
-    let mut fencer = AgentFencer::new(devices, BTreeMap::new(), Duration::from_secs(60), inbox, runtime);
+    let levels = [(HostId::from("hv1"), vec![agent(dir.path(), "fence_honest", HONEST)])].into();
+    let devices = Devices { levels, ..Devices::default() };
+    let mut fencer = AgentFencer::new(devices, Duration::from_secs(60), inbox, runtime);
     let step = StepId { incident: IncidentId(1), step: 1 };
     fencer.off(step, &HostId::from("hv1"), &Through::Levels);
     let Some(Input::Seen(Observation::FenceAnswered { answer, .. })) = seen.recv().await else { panic!("no answer") };
@@ -162,7 +163,7 @@ fn templated(template: Device) -> (AgentFencer, mpsc::Receiver<Input>) {
     let (inbox, seen) = mpsc::channel(16);
     let templates = [("default".into(), template)].into();
     let runtime = tokio::runtime::Handle::current();
-    (AgentFencer::new(BTreeMap::new(), templates, Duration::ZERO, inbox, runtime), seen)
+    (AgentFencer::new(Devices { templates, ..Devices::default() }, Duration::ZERO, inbox, runtime), seen)
 }
 
 fn at(address: &str, plug: &str) -> Through {

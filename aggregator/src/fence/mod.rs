@@ -13,6 +13,7 @@ pub mod subprocess;
 
 use crate::engine::Input;
 use crate::ports::Fencer;
+use crate::swap::Swap;
 use medevac_triage::{FenceAnswer, HostId, Look, Observation, Power, SegmentId, StepId, Through};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,11 +28,19 @@ const AT_ONCE_MAX: usize = 16;
 /// Looks at healthy hosts at the same time: a site's controllers may all be out of reach, each for its whole deadline.
 const CALM_MAX: usize = 4;
 
+/// What the configuration says of devices, taken and replaced as one.
+#[derive(Clone, Debug, Default)]
+pub struct Devices {
+    /// Of each host that it names, in order.
+    pub levels: BTreeMap<HostId, Vec<Device>>,
+    /// What those of a segment's other hosts have in common.
+    pub templates: BTreeMap<SegmentId, Device>,
+}
+
 /// Fence agents of a site, run as subprocesses.
 #[allow(missing_debug_implementations)]
 pub struct AgentFencer {
-    levels: BTreeMap<HostId, Vec<Device>>,
-    templates: BTreeMap<SegmentId, Device>,
+    devices: Arc<Swap<Devices>>,
     runner: Arc<subprocess::Runner>,
     orders: Arc<Semaphore>,
     urgent: Arc<Semaphore>,
@@ -46,15 +55,13 @@ pub struct AgentFencer {
 
 impl AgentFencer {
     pub fn new(
-        levels: BTreeMap<HostId, Vec<Device>>,
-        templates: BTreeMap<SegmentId, Device>,
+        devices: Devices,
         earlier_deadline: Duration,
         inbox: mpsc::Sender<Input>,
         runtime: tokio::runtime::Handle,
     ) -> Self {
         Self {
-            levels,
-            templates,
+            devices: Swap::new(devices),
             runner: Arc::new(subprocess::Runner::new()),
             orders: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             urgent: Arc::new(Semaphore::new(AT_ONCE_MAX)),
@@ -66,12 +73,18 @@ impl AgentFencer {
         }
     }
 
+    /// Replaced by a reload: a pass that has begun keeps the devices that it began with.
+    pub fn configured(&self) -> Arc<Swap<Devices>> {
+        Arc::clone(&self.devices)
+    }
+
     /// The devices that are meant: those of the configuration, or the template's at one place.
     fn devices(&self, host: &HostId, through: &Through) -> Levels {
+        let configured = self.devices.get();
         let devices = match through {
-            Through::Levels => self.levels.get(host).cloned().unwrap_or_default(),
+            Through::Levels => configured.levels.get(host).cloned().unwrap_or_default(),
             Through::Template { segment, place } => {
-                let template = self.templates.get(segment).into_iter();
+                let template = configured.templates.get(segment).into_iter();
                 template.map(|template| template.at(host.as_str(), &place.address, &place.plug)).collect()
             }
         };

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod convert;
+mod errand;
 pub mod registry;
 pub mod service;
 mod session;

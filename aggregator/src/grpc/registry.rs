@@ -3,11 +3,13 @@
 //! The loop never waits here: a frame goes into a session's bounded queue, or
 //! the session is ended. Frames leave in the order in which they were decided.
 
+use crate::desk::Desk;
 use crate::doors::Doors;
 use crate::engine::Input;
 use crate::peer::Role;
 use crate::ports::Agents;
-use crate::ports::{ProbeKeys, REFERENCE_PLANE};
+use crate::ports::{ProbeKeys, REFERENCE_PLANE, Sight};
+use crate::swap::Swap;
 use aws_lc_rs::hmac;
 use medevac_proto::session as wire;
 use medevac_proto::session::aggregator_frame::Body;
@@ -38,8 +40,9 @@ pub struct Shared {
     pub epoch: Epoch,
     /// Without TLS a hello's own word names the host.
     pub plaintext: bool,
-    pub banner_ports: Vec<u16>,
-    pub probe_deadline: Duration,
+    pub sight: Arc<Swap<Sight>>,
+    /// Where hosts wait for what they asked about themselves.
+    pub desk: Arc<Desk>,
 }
 
 /// The live sessions.
@@ -137,6 +140,11 @@ impl Registry {
 
     pub(crate) fn next_id(&self) -> SessionId {
         SessionId(format!("s{}", self.count.fetch_add(1, Ordering::SeqCst) + 1))
+    }
+
+    /// The way into the loop, for those who wait for an answer.
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inbox
     }
 
     pub fn decides(&self) -> bool {
@@ -265,12 +273,12 @@ impl Registry {
     }
 
     fn probe_order(&self, round: u64, targets: Vec<wire::ProbeTarget>) -> Body {
-        let deadline_ms = u32::try_from(self.shared.probe_deadline.as_millis()).unwrap_or(u32::MAX);
+        let deadline_ms = u32::try_from(self.shared.sight.get().deadline.as_millis()).unwrap_or(u32::MAX);
         Body::ProbeOrder(wire::ProbeOrder { round, targets, deadline_ms })
     }
 
     fn banner_ports(&self) -> Vec<u32> {
-        self.shared.banner_ports.iter().map(|port| u32::from(*port)).collect()
+        self.shared.sight.get().banner_ports.iter().map(|port| u32::from(*port)).collect()
     }
 }
 

@@ -7,6 +7,7 @@
 //! ```
 
 use crate::grpc::convert::{self, Malformed};
+use crate::grpc::errand::{self, Runner};
 use crate::grpc::registry::{Entry, IDENTITY, OUTBOUND_MAX, Outbound, REVOKED, Registry};
 use crate::listen::Peer;
 use crate::peer::{Role, valid_name};
@@ -19,7 +20,7 @@ use medevac_triage::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::{Status, Streaming};
 
 /// A peer that says nothing is not an agent.
@@ -108,6 +109,8 @@ struct Session {
     whole: wire::Inventory,
     /// A whole inventory was asked for by us, because a change did not fit.
     asked: bool,
+    /// Places for those who wait for what they asked about their host.
+    errands: Arc<Semaphore>,
 }
 
 impl Session {
@@ -142,7 +145,8 @@ impl Session {
         registry.enter(&id, entry);
         // Revoked in the meantime: whoever revoked it may have looked before it was entered.
         check_welcome(&registry, peer).inspect_err(|_| registry.leave(&id))?;
-        let session = Self { registry, id, host, boot, whole, asked: false };
+        let errands = Arc::new(Semaphore::new(errand::AT_ONCE));
+        let session = Self { registry, id, host, boot, whole, asked: false, errands };
         session.welcome();
         if session.registry.decides() {
             tracing::info!(code = "MDV-SESSION-OPEN", host = %session.host, boot = %session.boot, address = %peer.address, "agent connected");
@@ -248,6 +252,7 @@ impl Session {
                 let offer = convert::controller(told);
                 self.tell(Observation::ControllerTold { host, offer }).await;
             }
+            Some(Body::Errand(errand)) => self.runner().run(errand),
             Some(Body::Hello(_)) => {
                 return Err(Malformed { field: "hello", why: "a session has one hello".into() });
             }
@@ -259,6 +264,11 @@ impl Session {
 
     async fn tell(&self, observation: Observation) {
         self.registry.tell(observation).await;
+    }
+
+    fn runner(&self) -> Runner {
+        let (registry, at_once) = (Arc::clone(&self.registry), Arc::clone(&self.errands));
+        Runner { registry, host: self.host.clone(), session: self.id.clone(), at_once }
     }
 
     fn boot_named(&self, name: &str) -> BootId {

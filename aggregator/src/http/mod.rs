@@ -11,12 +11,12 @@
 //! its certificate, and whoever has none yet joins, at a counter of its own.
 
 mod bodies;
-pub mod desk;
 mod fences;
 pub mod identity;
 pub mod socket;
 mod verbs;
 
+use crate::desk::{ANSWER_WITHIN, Desk, Unanswered};
 use crate::engine::Input;
 use crate::listen::Peer;
 use crate::peer::Role;
@@ -31,17 +31,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 pub(crate) use bodies::tag;
-use desk::Desk;
 use identity::Identities;
 use medevac_metrics::Answer;
 use medevac_proto::rest::{ErrorBody, Explanation, Trial, TrialRequest};
 use medevac_triage::{IncidentId, Now, Triage};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// A loop that does not answer in this time is stuck, and its watchdog will say so.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// The longest request body: a verb with its reason.
 const BODY_MAX: usize = 64 * 1024;
 /// The description, by hand; a test holds it to the routes.
@@ -141,8 +137,12 @@ impl Api {
 }
 
 fn stuck() -> Refused {
-    let message = "the aggregator's loop does not answer: is its disk stuck? Look at its log; try again";
-    Refused::new(StatusCode::SERVICE_UNAVAILABLE, "not-answering", message)
+    unanswered(Unanswered::Stuck)
+}
+
+fn unanswered(why: Unanswered) -> Refused {
+    let refusal = why.refusal();
+    Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal.name, refusal.text)
 }
 
 /// The routes without any check of who asks.

@@ -1,8 +1,7 @@
 //! `POST /api/v1/verbs`: an operator's word, with its reason.
 
-use super::desk::Answer;
-use super::{ANSWER_WITHIN, Api, Caller, Extension, IntoResponse, Json, Refused, State, StatusCode, stuck};
-use crate::engine::Input;
+use super::{Api, Caller, Extension, IntoResponse, Json, Refused, State, StatusCode, unanswered};
+use crate::desk::{self, Answer};
 use crate::peer::valid_name;
 use crate::rank::Rank;
 use axum::body::Bytes;
@@ -10,8 +9,6 @@ use medevac_proto::rest::{Verb, VerbAnswer, VerbRequest};
 use medevac_triage::{BootId, HostId, IncidentId, InstanceId, Mode, Observation, Refusal, SegmentId, Whose, Word};
 use std::time::Duration;
 
-/// A reason is a sentence, not a document.
-const REASON_MAX: usize = 1000;
 /// The longest name in a verb.
 const NAME_MAX: usize = 255;
 
@@ -36,16 +33,7 @@ pub(super) async fn speak(api: &Api, by: String, word: Word, reason: String) -> 
 
 /// Waits at the desk for the answer to something that is told to the loop.
 pub(super) async fn answered(api: &Api, told: impl FnOnce(u64) -> Observation) -> Result<Answer, Refused> {
-    let busy = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many verbs are under way: try again");
-    let (token, reply) = api.desk.wait().ok_or_else(busy)?;
-    let told = told(token);
-    let answered = tokio::time::timeout(ANSWER_WITHIN, async {
-        api.inbox.send(Input::Seen(told)).await.ok()?;
-        reply.await.ok()
-    });
-    let answer = answered.await.ok().flatten();
-    api.desk.forget(token);
-    answer.ok_or_else(stuck)
+    api.desk.ask(&api.inbox, told).await.map_err(unanswered)
 }
 
 /// What became of a word, as it is told.
@@ -90,12 +78,7 @@ fn read(body: &[u8]) -> Result<(String, Word, String), Refused> {
 
 /// A sentence, without what would break a log's lines.
 pub(super) fn checked_reason(given: &str) -> Result<String, Refused> {
-    let reason = given.trim().to_owned();
-    if reason.is_empty() || reason.len() > REASON_MAX || reason.chars().any(char::is_control) {
-        let message = format!("`reason` must be a sentence of 1 to {REASON_MAX} bytes: it is kept with what you do");
-        return Err(bad("bad-reason", message));
-    }
-    Ok(reason)
+    desk::checked_reason(given).map_err(|message| bad("bad-reason", message))
 }
 
 fn fields(value: &serde_json::Value) -> impl Iterator<Item = String> + '_ {
@@ -104,10 +87,10 @@ fn fields(value: &serde_json::Value) -> impl Iterator<Item = String> + '_ {
 
 fn word(verb: Verb) -> Result<Word, Refused> {
     Ok(match verb {
-        Verb::Mode { segment, mode } => {
+        Verb::Mode { segment, mode, others_are_off } => {
             let message = format!("{mode:?} is no mode: observe, approve or act");
             let mode = Mode::parse(&mode).ok_or_else(|| bad("bad-mode", message))?;
-            Word::SetMode { segment: SegmentId(segment), mode }
+            Word::SetMode { segment: SegmentId(segment), mode, others_are_off }
         }
         Verb::Pause => Word::Pause,
         Verb::Resume => Word::Resume,

@@ -136,6 +136,10 @@ impl Store for MeteredStore {
     fn remember_rival(&mut self, number: u64) -> Result<(), StoreError> {
         self.inner.remember_rival(number)
     }
+
+    fn remember_fence_deadline(&mut self, longest: Duration) -> Result<(), StoreError> {
+        self.inner.remember_fence_deadline(longest)
+    }
 }
 
 /// A cloud whose calls are counted.
@@ -190,6 +194,9 @@ mod tests {
             Ok(())
         }
         fn remember_rival(&mut self, _: u64) -> Result<(), StoreError> {
+            Ok(())
+        }
+        fn remember_fence_deadline(&mut self, _: Duration) -> Result<(), StoreError> {
             Ok(())
         }
     }

@@ -21,9 +21,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const FILE: &str = "medevac.db";
+pub(super) const FILE: &str = "medevac.db";
 /// The layout of the tables. A newer one is refused, an older one migrated.
-const SCHEMA: u64 = 1;
+pub(super) const SCHEMA: u64 = 1;
 /// How far a take-over jumps: farther than any other copy of this file can
 /// have come by being started over and over in the meantime.
 const TAKE_OVER_STEP: u64 = 1000;
@@ -61,6 +61,11 @@ pub enum OpenError {
 
 /// The highest epoch of somebody else that an agent named.
 const RIVAL: &str = "rival_epoch";
+/// The longest that an order of any start may be under way.
+const FENCE_DEADLINE: &str = "fence_deadline_ms";
+
+/// What a store says of itself.
+pub(super) type Meta = std::collections::BTreeMap<String, String>;
 
 /// What must be known to open a store.
 #[derive(Clone, Debug)]
@@ -92,7 +97,7 @@ impl std::fmt::Debug for Opened {
 /// The open store. Holds the directory's lock for as long as it lives.
 #[derive(Debug)]
 pub struct SqliteStore {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
     _lock: File,
 }
@@ -122,9 +127,9 @@ impl SqliteStore {
         let epoch = Epoch { number: number + 1, start: random() };
         put(&tx, "epoch", &epoch.number.to_string()).map_err(failed)?;
         put(&tx, "start", &epoch.start).map_err(failed)?;
-        let earlier = number_or(&tx, "fence_deadline_ms", 0).map_err(failed)?;
+        let earlier = number_or(&tx, FENCE_DEADLINE, 0).map_err(failed)?;
         let longest = earlier.max(medevac_triage::millis(opening.fence_deadline));
-        put(&tx, "fence_deadline_ms", &longest.to_string()).map_err(failed)?;
+        put(&tx, FENCE_DEADLINE, &longest.to_string()).map_err(failed)?;
         let need =
             |what: &'static str, value: Option<String>| value.ok_or(OpenError::Damaged { path: path.clone(), what });
         let site = need("the site id", get(&tx, "site").map_err(failed)?)?;
@@ -149,17 +154,18 @@ impl SqliteStore {
             .map_err(failed)?
             .ok_or(OpenError::Damaged { path: path.clone(), what: "the epoch" })?;
         let met = number_or(&tx, RIVAL, 0).map_err(failed)?;
-        let next = number.max(above).max(met) + TAKE_OVER_STEP;
+        let next = self::above(number.max(above).max(met));
         put(&tx, "epoch", &next.to_string()).map_err(failed)?;
         put(&tx, "start", &random()).map_err(failed)?;
         put(&tx, "machine", machine).map_err(failed)?;
         put(&tx, &format!("take_over/{next}"), reason).map_err(failed)?;
+        jump(&tx, next).map_err(failed)?;
         tx.commit().map_err(failed)?;
         Ok(next)
     }
 
     /// Locks the directory and makes the tables; the epoch stays as it is.
-    fn attach(dir: &Path) -> Result<Self, OpenError> {
+    pub(super) fn attach(dir: &Path) -> Result<Self, OpenError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Io { path, source }
@@ -179,9 +185,35 @@ impl SqliteStore {
         Ok(Self { connection, path, _lock: lock })
     }
 
+    /// A number that only rises.
+    fn raise(&mut self, key: &str, to: u64) -> Result<(), StoreError> {
+        let path = self.path.display().to_string();
+        let failed = |source: rusqlite::Error| StoreError::Failed { path: path.clone(), what: source.to_string() };
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        if number_or(&tx, key, 0).map_err(failed)? < to {
+            put(&tx, key, &to.to_string()).map_err(failed)?;
+        }
+        tx.commit().map_err(failed)
+    }
+
     fn failed(&self, what: &impl std::fmt::Display) -> StoreError {
         StoreError::Failed { path: self.path.display().to_string(), what: what.to_string() }
     }
+}
+
+/// An epoch that no other copy of this store can have reached.
+pub(super) fn above(highest: u64) -> u64 {
+    highest + TAKE_OVER_STEP
+}
+
+/// This may be an old copy: what it counts goes on above whatever another one can have counted.
+fn jump(tx: &Transaction<'_>, epoch: u64) -> rusqlite::Result<()> {
+    let text: Option<String> =
+        tx.query_row("SELECT value FROM record WHERE key = 'site'", [], |row| row.get(0)).optional()?;
+    // What cannot be read is told by the start, which reads everything.
+    let Some(Record::Site(site)) = text.and_then(|text| serde_json::from_str(&text).ok()) else { return Ok(()) };
+    let Ok(site) = written(&Record::Site(medevac_triage::jumped(site, epoch))) else { return Ok(()) };
+    write(tx, &[("site", Some(site))])
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
@@ -221,7 +253,7 @@ fn prepared(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
-fn random() -> String {
+pub(super) fn random() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
@@ -230,7 +262,7 @@ fn head(identity: &str) -> String {
     identity.chars().take(8).collect()
 }
 
-fn get(tx: &Transaction<'_>, key: &str) -> rusqlite::Result<Option<String>> {
+pub(super) fn get(tx: &Transaction<'_>, key: &str) -> rusqlite::Result<Option<String>> {
     tx.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }
 
@@ -238,16 +270,16 @@ fn number(tx: &Transaction<'_>, key: &str) -> rusqlite::Result<Option<u64>> {
     Ok(get(tx, key)?.and_then(|value| value.parse().ok()))
 }
 
-fn number_or(tx: &Transaction<'_>, key: &str, default: u64) -> rusqlite::Result<u64> {
+pub(super) fn number_or(tx: &Transaction<'_>, key: &str, default: u64) -> rusqlite::Result<u64> {
     Ok(number(tx, key)?.unwrap_or(default))
 }
 
-fn put(tx: &Transaction<'_>, key: &str, value: &str) -> rusqlite::Result<()> {
+pub(super) fn put(tx: &Transaction<'_>, key: &str, value: &str) -> rusqlite::Result<()> {
     tx.execute("INSERT INTO meta(key, value) VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET value = ?2", [key, value])?;
     Ok(())
 }
 
-fn write(tx: &Transaction<'_>, changes: &[(&str, Option<String>)]) -> rusqlite::Result<()> {
+pub(super) fn write(tx: &Transaction<'_>, changes: &[(&str, Option<String>)]) -> rusqlite::Result<()> {
     let mut upsert =
         tx.prepare_cached("INSERT INTO record(key, value) VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET value = ?2")?;
     let mut delete = tx.prepare_cached("DELETE FROM record WHERE key = ?1")?;
@@ -298,13 +330,11 @@ impl Store for SqliteStore {
     }
 
     fn remember_rival(&mut self, number: u64) -> Result<(), StoreError> {
-        let path = self.path.display().to_string();
-        let failed = |source: rusqlite::Error| StoreError::Failed { path: path.clone(), what: source.to_string() };
-        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        if number_or(&tx, RIVAL, 0).map_err(failed)? < number {
-            put(&tx, RIVAL, &number.to_string()).map_err(failed)?;
-        }
-        tx.commit().map_err(failed)
+        self.raise(RIVAL, number)
+    }
+
+    fn remember_fence_deadline(&mut self, longest: Duration) -> Result<(), StoreError> {
+        self.raise(FENCE_DEADLINE, medevac_triage::millis(longest))
     }
 }
 

@@ -147,3 +147,15 @@ fn debug_output_holds_no_secret() {
     let (_store, opened) = SqliteStore::open(&opening(dir.path())).unwrap();
     assert!(!format!("{opened:?}").contains(&opened.secret));
 }
+
+#[test]
+fn a_store_that_takes_over_gives_no_number_that_another_copy_may_have_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, opened) = SqliteStore::open(&opening(dir.path())).unwrap();
+    store.commit(&opened.epoch, &[set("site", site(7))]).unwrap();
+    drop(store);
+    let epoch = SqliteStore::take_over(dir.path(), "machine-a", 0, "an old copy").unwrap();
+    let (mut store, _) = SqliteStore::open(&opening(dir.path())).unwrap();
+    let [(_, Record::Site(kept))] = &store.load().unwrap()[..] else { panic!() };
+    assert!(kept.next_incident >= epoch * 1000 && kept.alerts >= epoch * 1000, "{kept:?}");
+}

@@ -47,7 +47,7 @@ fn programs() -> [Program; 3] {
             see_also: "medevac-agent(8), medevacctl(1)",
         },
         Program {
-            command: medevac_ctl::cli::Args::command(),
+            command: medevac_ctl::cli::command(),
             section: "1",
             files: &[("/run/medevac/aggregator.sock", "the aggregator on this machine, for root")],
             see_also: "medevac-aggregator(8), medevac-agent(8)",
@@ -117,7 +117,9 @@ mod tests {
         };
         let ctl = page("medevacctl");
         assert!(ctl.contains("one of: observe, approve, act") && ctl.contains("cannot be reached"), "{ctl}");
-        assert!(!page("medevac-agent").contains(".SH NOTES"));
+        assert!(ctl.contains("medevacctl fence hv1"), "examples are on the page");
+        assert!(page("medevac-agent").contains("nobody answers"));
+        assert!(!page("medevac-aggregator").contains("Examples:"));
     }
 
     #[test]

@@ -37,6 +37,7 @@ fn words(command: &Command, page: &mut Vec<u8>) -> Result<()> {
         let about = word.get_long_about().or(word.get_about()).map(ToString::to_string).unwrap_or_default();
         roff.text([roman(about.replace('\n', " "))]);
         arguments(word, &mut roff);
+        examples(word, &mut roff);
     }
     roff.to_writer(page)?;
     Ok(())
@@ -97,6 +98,18 @@ fn arguments(word: &Command, roff: &mut Roff) {
         roff.text([roman(help)]);
         roff.control("RE", []);
     }
+}
+
+/// What stands below a word's own help, as it stands there.
+fn examples(word: &Command, roff: &mut Roff) {
+    let Some(text) = word.get_after_long_help() else { return };
+    roff.control("RS", []);
+    roff.control("nf", []);
+    for line in text.to_string().lines() {
+        roff.text([roman(line)]);
+    }
+    roff.control("fi", []);
+    roff.control("RE", []);
 }
 
 fn ending(program: &Program) -> Roff {

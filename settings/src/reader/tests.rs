@@ -98,3 +98,31 @@ fn an_empty_table_of_a_known_name_is_fine() {
     assert_eq!(r.path_opt("tls.ca"), None);
     assert_eq!(faults(r), Vec::<String>::new());
 }
+
+#[test]
+fn what_a_file_gives_is_listed_by_key_without_its_secrets() {
+    let text = "a = 1\n[t]\nlist = [\"x\", \"y\"]\n[[fence]]\nhost = \"hv1\"\n[fence.options]\npasswd = \"hunter2\"\n\
+                [[alerts.receiver]]\nurl = \"https://chat.example/T0/S3CRET\"\n";
+    let given = Reader::parse(text).unwrap().given_values();
+    let lines: Vec<String> = given.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    let hidden = HIDDEN;
+    let expected = [
+        "a = 1".to_owned(),
+        format!("alerts.receiver[0].url = {hidden}"),
+        "fence[0].host = \"hv1\"".to_owned(),
+        format!("fence[0].options.passwd = {hidden}"),
+        "t.list = [\"x\", \"y\"]".to_owned(),
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn what_a_key_may_be_is_what_it_is_asked_for() {
+    let mut r = Reader::parse("").unwrap();
+    r.duration("timing.settle", Duration::from_secs(30), Duration::from_secs(2)..=Duration::from_secs(60));
+    r.string("host", None);
+    let asked = r.questions();
+    let of = |key: &str| asked.get(key).map(|of| (of.takes.as_str(), of.default.as_deref()));
+    assert_eq!(of("timing.settle"), Some(("a duration from \"2s\" to \"1m\"", Some("\"30s\""))));
+    assert_eq!(of("host"), Some(("a string in quotes", None)));
+}

@@ -167,7 +167,8 @@ def certificates_are_renewed_without_a_dropped_stream_or_a_suspicion(lab: Lab):
     with a_newcomer(lab, extra=SHORT_LIFE) as host:
         joined(lab, host)
         host.start_service("agent")
-        lab.wait_host_state("hv3", "heard")
+        for name in ("hv1", "hv2", "hv3"):
+            lab.wait_host_state(name, "heard")
         first = serial(host)
         opened = lab.aggregator.log().count("MDV-SESSION-OPEN")
         wait_until(lambda: serial(host) != first, 60, "the certificate is renewed")

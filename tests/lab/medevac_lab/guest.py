@@ -10,7 +10,7 @@ import time
 import uuid
 from pathlib import Path
 
-from . import plan
+from . import container, plan
 from .host import Host
 from .storage import Storage, read_stamp
 from .wait import wait_until
@@ -141,8 +141,17 @@ class Guest(Stamping):
             disk_path = home.folder / "var-lib" / "libvirt" / "images" / identity
             disk_path.write_bytes(bytes(1 << 20))
             source = file_disk(inside, shareable=False)
+        elif disk == "mounted":
+            # Shared by all hosts, where containers have it mounted; at that path the host has a folder of its own.
+            disk_path = storage.make_disk(identity, shared_file=True)
+            source = file_disk(container.MOUNTED / identity, shareable=True)
+        elif disk == "inner":
+            # In the container alone, at a path where the host has what all hosts share.
+            disk_path = home.folder / "container" / "inner" / identity
+            disk_path.write_bytes(bytes(1 << 20))
+            source = file_disk(container.inner(lab) / identity, shareable=False)
         else:
-            raise ValueError(f"disk={disk}: one of network, shared, local")
+            raise ValueError(f"disk={disk}: one of network, shared, local, mounted, inner")
         super().__init__(lab, name, identity, disk_path)
         self.xml = domain_xml(name, identity, lab, memory_mib, source, extra)
 

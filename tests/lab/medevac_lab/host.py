@@ -21,7 +21,7 @@ import time
 import uuid
 from pathlib import Path
 
-from . import plan, procs
+from . import container, plan, procs
 from .cgroups import Group
 from .net import Network
 from .wait import wait_until
@@ -86,6 +86,13 @@ class Host:
     def machine_id(self) -> str:
         return (self.folder / "etc" / "machine-id").read_text().strip()
 
+    @property
+    def env(self) -> dict[str, str]:
+        """What commands on the host run with: virsh finds a sealed container by this alone."""
+        if container.kind_of(self.folder) != "sealed":
+            return ENV
+        return {**ENV, "LIBVIRT_DEFAULT_URI": f"qemu+unix:///system?socket={container.SEALED_RUN}/libvirt-sock"}
+
     def address(self, plane: str = "mgmt") -> str:
         return plan.host_address(self.name, plane)
 
@@ -144,8 +151,13 @@ class Host:
             "cgroup_controllers = [ ]\nnamespaces = [ ]\nmigration_port_min = 49152\n"
         )
 
+    def contain(self, kind: str) -> None:
+        """From the next boot on, and until it is wiped, its libvirt lives in a container."""
+        container.install(self.lab, self.folder, kind)
+
     def wipe(self) -> None:
         """As if newly installed; only for a host that is down."""
+        container.remove(self.folder)
         for name in ("etc/libvirt/qemu", "etc/medevac", "var-lib/medevac-agent", "var-lib/libvirt", "var-log"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.install()
@@ -160,6 +172,10 @@ class Host:
                 "autostart": True,
             },
         }
+        if container.kind_of(self.folder):
+            del services["virtlogd"]
+            init = [plan.PYTHON, "-S", "-E", str(HERE / "containerinit.py"), str(self.folder / "container.json")]
+            services["libvirtd"]["argv"] = init
         agent = self.lab / "bin" / "medevac-agent"
         if agent.exists() and (self.folder / "etc" / "medevac" / "agent.toml").exists():
             off = (self.folder / "agent-disabled").exists()
@@ -193,7 +209,7 @@ class Host:
                 "folder": str(self.folder),
                 "boot_id": boot_id,
                 "libvirt_cache": str(cache),
-                "env": ENV,
+                "env": self.env,
                 "services": self._services(),
             }
             (self.folder / "boot.json").write_text(json.dumps(boot, indent=1))
@@ -226,7 +242,8 @@ class Host:
             proc = self.proc
             if proc is None:
                 raise RuntimeError(f"{self.name} ended while booting, see {self.folder}/init.log and var-log/")
-            if not os.path.exists(f"/proc/{proc.pid}/root/run/libvirt/libvirt-sock"):
+            run = container.SEALED_RUN if container.kind_of(self.folder) == "sealed" else "/run/libvirt"
+            if not os.path.exists(f"/proc/{proc.pid}/root{run}/libvirt-sock"):
                 return False
             return self.exec(["virsh", "-q", "list"], timeout=10, check=False).returncode == 0
 
@@ -298,7 +315,7 @@ class Host:
             capture_output=True,
             text=True,
             timeout=timeout,
-            env=ENV,
+            env=self.env,
             stdin=subprocess.DEVNULL,
             cwd="/",
         )
@@ -316,7 +333,7 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=ENV,
+            env=self.env,
             cwd="/",
         )
 

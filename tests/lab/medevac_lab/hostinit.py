@@ -53,7 +53,7 @@ def own_view(boot: dict) -> None:
         mount(f"{folder}/{name}", target, None, MS_BIND)
     mount(boot["libvirt_cache"], "/var/cache/libvirt", None, MS_BIND)
     mount(f"{folder}/boot_id", "/proc/sys/kernel/random/boot_id", None, MS_BIND)
-    for name in ("/run/lock", "/run/libvirt", "/run/medevac"):
+    for name in ("/run/lock", "/run/libvirt", "/run/sealed-libvirt", "/run/medevac"):
         os.makedirs(name, mode=0o755, exist_ok=True)
 
 
@@ -94,7 +94,7 @@ class Init:
         for name, service in self.boot["services"].items():
             if not service["autostart"]:
                 continue
-            if name == "libvirtd":
+            if name == "libvirtd" and "virtlogd" in self.pids:
                 self.wait_for(lambda: os.path.exists("/run/libvirt/virtlogd-sock"), VIRTLOGD_READY_S)
             self.start(name)
 

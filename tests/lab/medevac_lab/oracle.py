@@ -16,12 +16,14 @@ between two looks is no false alarm.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,8 @@ from medevac_lab.storage import disks_of, instances, read_stamp  # noqa: E402
 EVERY_S = 0.05
 # A process may turn into QEMU by exec within this time after it was first seen.
 YOUNG_S = 3.0
+# The ioctl that opens the namespace around one (linux/nsfs.h).
+NS_GET_PARENT = 0xB702
 # Samples in a row: libvirt writes its status files of source and target one after the other.
 MIGRATION_SAMPLES = 3
 
@@ -64,6 +68,21 @@ def argument(argv: list[str], name: str) -> str | None:
     return None
 
 
+def pid_namespaces(pid: int) -> Iterator[int]:
+    """The pid namespace of a process, and each one around it: a container's lies in its host's."""
+    descriptor = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while True:
+            yield os.fstat(descriptor).st_ino
+            outer = fcntl.ioctl(descriptor, NS_GET_PARENT)
+            os.close(descriptor)
+            descriptor = outer
+    except PermissionError:
+        return  # Ours, or one around ours: no host's.
+    finally:
+        os.close(descriptor)
+
+
 class Hosts:
     """Which host a process belongs to, by its pid namespace."""
 
@@ -82,12 +101,13 @@ class Hosts:
 
     def of(self, pid: int) -> str:
         try:
-            inode = os.stat(f"/proc/{pid}/ns/pid").st_ino
+            inodes = list(pid_namespaces(pid))
         except (FileNotFoundError, ProcessLookupError):
             return "gone"
         # Read anew for every new process: its host may have booted a moment ago.
         self._read()
-        return self.known.get(inode, "outside")
+        # From outside in: a container may have the inode of a host's boot that is long over.
+        return next((self.known[inode] for inode in reversed(inodes) if inode in self.known), "outside")
 
 
 def libvirt_state(qemu: Qemu) -> str:

@@ -17,6 +17,8 @@ from medevac_lab import procs
 from medevac_lab.wait import wait_until
 
 BOOT_TIMEOUT_S = 60.0
+# Guests are saved on the way down.
+REBOOT_TIMEOUT_S = 90.0
 EXEC_TIMEOUT_S = 120.0
 ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"}
 NAME = "box"
@@ -41,15 +43,34 @@ class Box:
             (self.folder / name).chmod(0o755)
         layers = f"lowerdir={self.base},upperdir={self.folder}/upper,workdir={self.folder}/work"
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, str(self.root)], check=True)
+        self.binds = binds
+        self._boot()
+        states = ("running", "degraded")
+        wait_until(lambda: self.state() in states, BOOT_TIMEOUT_S, "the machine has booted")
+
+    def _boot(self) -> None:
         # No machined and no systemd out here: --register=no, --keep-unit.
         argv = ["/usr/bin/systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--private-network"]
         argv += [f"--machine={NAME}", f"--directory={self.root}", "--console=pipe", "--link-journal=no"]
-        argv += [f"--bind-ro={path}" for path in binds]
+        argv += [f"--bind-ro={path}" for path in self.binds]
         launch = procs.Launch(NAME, argv, self.log, env={**os.environ, **ENV})
         self.proc = procs.spawn(self.records, launch)
         wait_until(self.leader, BOOT_TIMEOUT_S, "the machine has a pid 1")
-        states = ("running", "degraded")
-        wait_until(lambda: self.state() in states, BOOT_TIMEOUT_S, "the machine has booted")
+
+    def reboot(self) -> None:
+        """In order, as a person types it: the same disk, a new boot id; its units may still be starting."""
+        before, proc = self.boot_id(), self.records.read(NAME)
+        self.exec("systemctl", "reboot", check=False)
+        # It ends with its machine, as it would for a unit that starts it again.
+        if not proc.wait_gone(REBOOT_TIMEOUT_S):
+            raise AssertionError(f"the machine did not go down within {REBOOT_TIMEOUT_S:.0f} s: see {self.log}")
+        self._boot()
+        known = ("starting", "running", "degraded")
+        wait_until(lambda: self.state() in known, BOOT_TIMEOUT_S, "the machine boots")
+        assert self.boot_id() != before, "not a new boot"
+
+    def boot_id(self) -> str:
+        return self.says("cat", "/proc/sys/kernel/random/boot_id")
 
     def end(self) -> None:
         """Takes the power, and removes what it wrote."""

@@ -106,6 +106,10 @@ impl Store for Shared {
     fn remember_rival(&mut self, _: u64) -> Result<(), StoreError> {
         Ok(()) // One aggregator, its own agents: nobody to be met.
     }
+
+    fn remember_fence_deadline(&mut self, _: Duration) -> Result<(), StoreError> {
+        Ok(()) // Its devices do not outlive it.
+    }
 }
 
 impl Courier for Shared {

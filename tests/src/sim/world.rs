@@ -10,15 +10,16 @@ mod letters;
 mod network;
 mod nova;
 mod power;
+mod upkeep;
 
 use super::ports::Shared;
 use super::{Fault, NovaFault, Rng, Summary};
-use medevac_aggregator::engine::{Engine, Input, Ports};
+use medevac_aggregator::engine::{Engine, Input, Ports, Reload};
 use medevac_triage::{
     Aggregate, BootId, Closer, CloudAct, CloudKind, Command, Device, Disk, Fact, FenceAnswer, Goodbye, Guards,
-    Heartbeat, Hello, HostId, InstanceId, Inventory, Look, Marks, Mode, Observation, Offer, Order, Outcome, Parting,
-    Phase, PlaneId, Power, ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SegmentsBy, SessionId,
-    Settings, Shown, StepId, StopReason, Through, Vantage, Word,
+    Heartbeat, Hello, HostId, InstanceId, Inventory, Key, Look, Marks, Mode, Observation, Offer, Order, Outcome,
+    Parting, Phase, PlaneId, Power, ProbeAnswer, ProbeReport, ProbeResult, ProbeTarget, Record, RunState, SegmentsBy,
+    SessionId, Settings, Shown, StepId, StopReason, Through, Vantage, Word,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -228,6 +229,8 @@ pub struct World {
     nova: Option<nova::Nova>,
     mailbox: letters::Mailbox,
     reserved: BTreeSet<usize>,
+    /// The last backup.
+    saved: Vec<(Key, Record)>,
 }
 
 impl World {
@@ -275,6 +278,7 @@ impl World {
             nova: None,
             mailbox: letters::Mailbox::default(),
             reserved: options.reserved.clone(),
+            saved: Vec::new(),
         };
         let homes: Vec<usize> = (0..hosts).filter(|host| !options.reserved.contains(host)).collect();
         for guest in 0..guests {

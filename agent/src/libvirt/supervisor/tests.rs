@@ -8,7 +8,7 @@ const XML: &str = "<domain type='test'><name>mdv</name><uuid>3f1a2b3c-0000-4000-
 const UUID: &str = "3f1a2b3c-0000-4000-8000-00000000000a";
 
 async fn connected() -> (Libvirt, mpsc::Receiver<Report>) {
-    let libvirt = Libvirt::new("test:///default", Duration::from_secs(5)).unwrap();
+    let libvirt = Libvirt::new("test:///default", None, Duration::from_secs(5)).unwrap();
     // Bound: more than this test makes happen.
     let (tx, mut rx) = mpsc::channel(256);
     tokio::spawn(libvirt.clone().supervise(tx));
@@ -66,7 +66,7 @@ async fn rubbish_is_refused_with_libvirts_own_words() {
 #[tokio::test]
 async fn a_missing_libvirt_is_said_and_tried_again() {
     let uri = "qemu+unix:///system?socket=/nonexistent/libvirt-sock";
-    let libvirt = Libvirt::new(uri, Duration::from_secs(2)).unwrap();
+    let libvirt = Libvirt::new(uri, None, Duration::from_secs(2)).unwrap();
     // Bound: two reports are looked at.
     let (tx, mut rx) = mpsc::channel(4);
     tokio::spawn(libvirt.clone().supervise(tx));
@@ -84,7 +84,7 @@ async fn a_libvirt_that_accepts_and_never_answers_is_given_up_and_hides_nobody_e
     // Never accepted: the kernel completes the connection by itself, as for a stopped libvirtd.
     let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let uri = format!("qemu+unix:///system?socket={}", socket.display());
-    let hung = Libvirt::new(&uri, Duration::from_secs(2)).unwrap();
+    let hung = Libvirt::new(&uri, None, Duration::from_secs(2)).unwrap();
     // Bound: one report is looked at.
     let (tx, mut rx) = mpsc::channel(4);
     tokio::spawn(hung.supervise(tx));
