@@ -60,7 +60,7 @@ pub fn warnings(root: &Path) -> Vec<String> {
     for path in NOVA_CONF {
         if resumes_guests(&std::fs::read_to_string(root.join(path)).unwrap_or_default()) {
             out.push(format!(
-                "/{path} has resume_guests_state_on_host_boot = true: it starts guests at boot that may run elsewhere; set it to false"
+                "nova.conf has resume_guests_state_on_host_boot = true (/{path}): it starts guests at boot that may run elsewhere; set it to false"
             ));
         }
     }
@@ -139,6 +139,6 @@ mod tests {
         assert!(resumes_guests("[DEFAULT]\nresume_guests_state_on_host_boot = True\n"));
         assert!(!resumes_guests("# resume_guests_state_on_host_boot = True\nresume_guests_state_on_host_boot=false\n"));
         let root = host(&[("etc/kolla/nova-compute/nova.conf", "resume_guests_state_on_host_boot = true\n")]);
-        assert!(warnings(root.path()).concat().contains("/etc/kolla/nova-compute/nova.conf has resume"));
+        assert!(warnings(root.path()).concat().contains("(/etc/kolla/nova-compute/nova.conf)"));
     }
 }

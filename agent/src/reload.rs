@@ -52,7 +52,11 @@ pub fn restarts(old: &Config, new: &Config) -> Vec<&'static str> {
         ("insecure_plaintext, host or [tls]", old.transport != new.transport),
         ("state_dir", old.state_dir != new.state_dir),
         ("machine_identity", old.machine_identity != new.machine_identity),
-        ("[libvirt]", old.libvirt_uri != new.libvirt_uri || old.call_deadline != new.call_deadline),
+        (
+            "[libvirt]",
+            (&old.libvirt_uri, &old.libvirt_socket, old.call_deadline)
+                != (&new.libvirt_uri, &new.libvirt_socket, new.call_deadline),
+        ),
         ("[metrics]", old.metrics != new.metrics),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

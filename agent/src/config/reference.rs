@@ -4,7 +4,7 @@ use medevac_settings::Key;
 use medevac_settings::reference::{restart, taken};
 
 /// In the order of the page.
-pub const KEYS: [Key; 16] = [
+pub const KEYS: [Key; 17] = [
     restart("aggregators", "Where the aggregators listen; one stream is held to each. `medevac-agent join` writes it."),
     restart("host", "This host's name, with `insecure_plaintext` alone: else its certificate names it."),
     restart("insecure_plaintext", "Without TLS: for trials on loopback."),
@@ -14,6 +14,7 @@ pub const KEYS: [Key; 16] = [
     restart("tls.cert", "This host's certificate; the same."),
     restart("tls.key", "Its key; the same."),
     restart("libvirt.uri", "The hypervisor."),
+    restart("libvirt.socket", "Where libvirt listens, where that is no place that the agent knows; empty: it looks."),
     restart("libvirt.call_deadline", "A libvirtd that does not answer in this time is reported as not answering."),
     restart("metrics.listen", "Where numbers are served; empty: nowhere."),
     restart("metrics.client_certificate", "Whether whoever reads them must show a certificate."),
