@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::devices::{DeviceRecord, Imported, Place, Template};
 use crate::id::IncidentId;
 use crate::record::{HostRecord, IncidentKind, IncidentRecord, Mode, Phase, Pin, Record, SegmentRecord};
 use crate::settings::Device;
@@ -12,7 +13,7 @@ use crate::{AlertRecord, Decision, Observation, StepId};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn device(name: &str) -> Device {
-    Device::named(name, true)
+    Device::named(name, false)
 }
 
 fn settings(name: &str) -> Settings {
@@ -108,7 +109,8 @@ fn vouched(device: &str) -> Record {
 
 fn trust(site: &Site) -> (bool, bool) {
     let record = site.triage.host(&"hv1".into()).unwrap();
-    (record.pin.is_some(), record.power_on_boot.is_some())
+    let device = site.triage.device(&record.id).unwrap();
+    (site.triage.is_vouched_for(record, device), record.power_on_boot.is_some())
 }
 
 #[test]
@@ -132,7 +134,6 @@ fn what_was_seen_of_a_device_says_nothing_of_another() {
 #[test]
 fn a_restart_with_another_device_in_the_file_asks_for_trust_anew() {
     assert_eq!(trust(&Site::new(vec![vouched("pdu 1")])), (true, true));
-    assert_eq!(trust(&Site::new(vec![vouched("")])), (true, true), "kept by a version that did not write it down");
     let mut site = Site::new(vec![vouched("pdu 9")]);
     assert_eq!(trust(&site), (false, false));
     let decision = site.turn(SECOND);
@@ -164,4 +165,42 @@ fn a_refused_file_is_one_alert_until_one_is_taken() {
     site.turn(SECOND);
     site.turn(site.triage.settings.resolve_after);
     assert!(site.alerts()[0].resolved.is_some());
+}
+
+/// hv1 is switched by its segment's template, at an address from a list; its pin names what it was then.
+fn by_template(agent: &str, phase: Phase) -> Site {
+    let imported =
+        Imported { place: Place::read("10.0.9.11", "").unwrap(), pinned: false, by: "ann".into(), wall: Wall(1) };
+    let device = DeviceRecord { host: "hv1".into(), imported: Some(imported), offered: None };
+    let Record::Host(host) = vouched(&format!("{agent} 10.0.9.11")) else { unreachable!() };
+    let host = HostRecord { segment: "default".into(), ..host };
+    let opened = IncidentRecord::opened(IncidentId(1), IncidentKind::HostShot, "default".into(), phase, Wall(1));
+    let incident = IncidentRecord { host: Some("hv1".into()), next_step: 1, ..opened };
+    let now = Now { at: Moment(1_000_000), wall: Wall(1_800_000_000_000) };
+    let records = vec![Record::Host(host), Record::Device(device), Record::Incident(incident)];
+    Site { triage: Triage::new(templated(agent), records, now), now }
+}
+
+fn templated(agent: &str) -> Settings {
+    let template = Template { agent: agent.into(), ..Template::default() };
+    Settings { templates: [("default".into(), template)].into(), ..Settings::default() }
+}
+
+#[test]
+fn a_template_that_changes_makes_another_device_of_each_of_its_hosts() {
+    let mut site = by_template("fence_ipmilan", Phase::Watching);
+    assert_eq!(trust(&site), (true, true));
+    assert!(site.reload(templated("fence_ipmilan")).unwrap().is_empty());
+    assert_eq!(trust(&site), (true, true));
+    let told = site.reload(templated("fence_redfish")).unwrap();
+    assert!(told[0].contains("pin-device hv1"), "{told:?}");
+    assert_eq!(trust(&site), (false, false));
+}
+
+#[test]
+fn a_template_stays_while_one_of_its_hosts_is_being_switched_off() {
+    let mut site = by_template("fence_ipmilan", Phase::Fencing { step: step() });
+    let refused = site.reload(templated("fence_redfish")).unwrap_err();
+    assert!(refused.contains("hv1 is being switched off"), "{refused}");
+    assert_eq!(site.triage.settings, templated("fence_ipmilan"), "nothing of it is taken");
 }

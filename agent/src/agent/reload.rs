@@ -22,6 +22,9 @@ impl Agent {
         let (planes, port) = (&fresh.planes, fresh.responder_port);
         let moved = *planes != self.config.planes || port != self.config.responder_port;
         self.config = fresh;
+        if !self.config.read_controller {
+            self.offer.told = None;
+        }
         if moved {
             // On other addresses: peers learn them from the next hello.
             self.responder = None;

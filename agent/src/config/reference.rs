@@ -4,7 +4,7 @@ use medevac_settings::Key;
 use medevac_settings::reference::{restart, taken};
 
 /// In the order of the page.
-pub const KEYS: [Key; 17] = [
+pub const KEYS: [Key; 18] = [
     restart("aggregators", "Where the aggregators listen; one stream is held to each. `medevac-agent join` writes it."),
     restart("host", "This host's name, with `insecure_plaintext` alone: else its certificate names it."),
     restart("insecure_plaintext", "Without TLS: for trials on loopback."),
@@ -24,5 +24,6 @@ pub const KEYS: [Key; 17] = [
     ),
     taken("responder.port", "The UDP port on which other hosts ask whether this one lives."),
     taken("probe.banner_ports", "Services of other hosts that speak first (ssh), asked when looking at them."),
+    taken("read_controller", "Whether the address of this host's own power controller (BMC) is read and offered."),
     taken("spool.max_mib", "Facts that no aggregator has taken yet."),
 ];

@@ -7,7 +7,7 @@ use medevac_settings::Key;
 use medevac_settings::reference::{restart, taken};
 
 /// In the order of the page.
-pub const KEYS: [Key; 90] = [
+pub const KEYS: [Key; 97] = [
     restart("listen", "Where agents, and people over TLS, connect."),
     restart("socket", "Where medevacctl on this machine connects."),
     restart("state_dir", "The store: a local disk, for one process."),
@@ -48,6 +48,19 @@ pub const KEYS: [Key; 90] = [
         "How the servers of a dead host find a new one, with OpenStack. As in the default segment, `\"auto\"` there.",
     ),
     taken("segments.NAME.reserved_hosts", "Hosts that are kept empty for it, in the order in which they are taken."),
+    taken(
+        "segments.NAME.fence.agent",
+        "The fence agent of all its hosts' devices, but for those that `[[fence]]` names.",
+    ),
+    taken("segments.NAME.fence.username", "Who logs in there."),
+    taken("segments.NAME.fence.password_file", "The password, or one file for each host: `{host}` in it is the name."),
+    taken("segments.NAME.fence.options", "What else the agent is given, as its manual names it; never an address."),
+    taken("segments.NAME.fence.deadline", "For one run of it."),
+    taken(
+        "segments.NAME.fence.offers",
+        "Whether the first address that a host's own agent names is taken. `false` for fence agents that speak to no BMC.",
+    ),
+    taken("segments.NAME.fence.networks", "Within these alone; empty: any."),
     taken("policy[].zone", "The rule means servers of this availability zone."),
     taken("policy[].aggregate", "Of hosts in this aggregate."),
     taken("policy[].project", "Of this project."),
