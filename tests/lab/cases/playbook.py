@@ -130,3 +130,4 @@ def a_host_asks_for_its_own_maintenance_and_the_exit_code_says_what_came_of_it(l
     host.kill_service("agent")
     code, text = ask("on")
     assert code == 3 and "start it first" in text, text
+    lab.aggregator.start()
