@@ -6,8 +6,10 @@
     idle site    20 guests on one host     memory, and what a quiet site writes
     QEMU killed  SIGKILL by pid            -> its incident is durable
     burst        50 QEMUs killed at once   -> 50 incidents, each guest once
+    cold start   SIGKILL, started again    -> the API answers
     host killed  links down, then SIGKILL  -> suspect -> condemned and ordered off
                                            -> proof -> first start ordered -> guests write
+                                           -> the first alert reaches a receiver
 
 "Durable" is what another process reads in the committed store (StoreWatch
 below), not what the product says of itself. Times are taken from the moment
@@ -24,6 +26,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import sys
 import threading
@@ -36,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from medevac_lab import Guest, Lab, plan, wait_until  # noqa: E402
 from medevac_lab.aggregator import PACKAGED  # noqa: E402
+from medevac_lab.alerting import PAGER_PORT, pager  # noqa: E402
 from medevac_lab.oracle import Finder  # noqa: E402
 from medevac_lab.wait import TimeoutFailure  # noqa: E402
 
@@ -319,12 +323,45 @@ def burst(lab: Lab, table: Table, count: int) -> None:
         table.check(len(begun) == 1, f"{guest} was started {len(begun)} times after one death")
 
 
+def serves(lab: Lab) -> bool:
+    """One question to its socket, without a program of ours between."""
+    with contextlib.suppress(OSError), contextlib.closing(socket.socket(socket.AF_UNIX)) as link:
+        link.settimeout(2)
+        link.connect(str(lab.aggregator.socket))
+        link.sendall(b"GET /api/v1/status HTTP/1.1\r\nHost: medevac\r\nConnection: close\r\n\r\n")
+        return link.recv(64).startswith(b"HTTP/1.1 200")
+    return False
+
+
+def cold_starts(lab: Lab, table: Table, count: int) -> None:
+    """From before its start, namespaces and shell included, to an answer about its hosts and guests."""
+    took, meter = [], Meter()
+    for _ in range(count):
+        lab.aggregator.kill9()
+        begun = time.monotonic()
+        lab.aggregator.start(wait=False)
+        wait_until(lambda: serves(lab), 30, "the API answers", every=0.002)
+        took.append((time.monotonic() - begun) * 1000)
+    table.add("aggregator started -> the API answers", "ms", took, meter, ("max", 1000))
+
+
+# Told of what is about a lost host, at once.
+RECEIVER = f"""
+[[alerts.receiver]]
+name = "bench"
+format = "json"
+url = "http://127.0.0.1:{PAGER_PORT}/"
+codes = ["MDV-HOST-LOST"]
+"""
+
+
 def one_crash(lab: Lab, grace: str) -> dict[str, float]:
     """Kills a host with two guests; returns the wall time of each step, "killed" included."""
     lab.reset(3)
-    guests = lab.protected_site(2, on=["hv1"], timing={**TIMING, "fence_grace": grace})
+    guests = lab.protected_site(2, on=["hv1"], timing={**TIMING, "fence_grace": grace}, extra=RECEIVER)
     before = {guest.uuid: guest.stamp()[0] for guest in guests}
-    with StoreWatch(lab) as watch:
+    enter = ["nsenter", f"--net={lab.net.namespace('agg')}"]
+    with pager(lab.root / "alerting", enter) as letters, StoreWatch(lab) as watch:
         at = {"killed": time.time()}
         lab.host("hv1").crash()
         writes: dict[str, float] = {}
@@ -340,6 +377,8 @@ def one_crash(lab: Lab, grace: str) -> dict[str, float]:
         at["first-writes"], at["all-write"] = min(writes.values()), max(writes.values())
         for code in ("off-ordered", "start-ordered"):
             at[code] = watch.wait("hv1", code)
+        wait_until(letters.exists, RESCUE_LIMIT_S, "a letter arrives")
+        at["letter"] = json.loads(letters.read_text().splitlines()[0])["received_at"]
     at["suspect"] = next(t for t in log_times(lab, "MDV-SUSPECT", "hv1 is suspect") if t >= at["killed"])
     at["proof"] = log_times(lab, "MDV-PROOF", "hv1 is proven dead")[0]
     lab.assert_only_fenced("hv1")
@@ -360,6 +399,8 @@ def crashes(lab: Lab, table: Table, grace: str, count: int) -> None:
 
     table.add(f"grace {grace}: host killed -> suspect", "s", between("killed", "suspect"), meter, ("p50", 1.5))
     table.add(f"grace {grace}: host killed -> condemned, off ordered", "s", between("killed", "off-ordered"), meter)
+    letter = between("off-ordered", "letter", 1000)
+    table.add(f"grace {grace}: off ordered -> a receiver is told", "ms", letter, meter, ("max", 1000))
     table.add(f"grace {grace}: off ordered -> proof (IPMI device)", "s", between("off-ordered", "proof"), meter)
     limit = ("p99", 250)
     table.add(
@@ -411,6 +452,7 @@ def main() -> int:
         guests = lab.protected_site(idle, on=["hv1"], mode="observe", timing=TIMING)
         idle_site(lab, table, guests, 10.0 if arguments.quick else QUIET_S)
         kills(lab, table, guests)
+        cold_starts(lab, table, 5 if arguments.quick else 20)
         for grace in GRACES:
             if count:
                 crashes(lab, table, grace, count)

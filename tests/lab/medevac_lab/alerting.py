@@ -66,7 +66,6 @@ def alertmanager(folder: Path, enter: list[str]) -> Iterator[Alerting]:
     """`enter`: the words before a command that run it in the aggregator's network."""
     alerting = Alerting(folder, enter)
     folder.mkdir(exist_ok=True)
-    (folder / "notes.jsonl").unlink(missing_ok=True)
     (folder / "alertmanager.yml").write_text(CONFIG)
     manager = [
         ALERTMANAGER,
@@ -75,14 +74,29 @@ def alertmanager(folder: Path, enter: list[str]) -> Iterator[Alerting]:
         f"--web.listen-address=127.0.0.1:{PORT}",
         "--cluster.listen-address=",
     ]
-    pager = [plan.PYTHON, "-S", str(Path(__file__).with_name("pager.py")), str(PAGER_PORT), str(folder / "notes.jsonl")]
-    with open(folder / "log", "ab") as log:
-        started = [subprocess.Popen([*enter, *argv], stdout=log, stderr=log) for argv in (pager, manager)]
-    try:
+    with pager(folder, enter), running(folder, [*enter, *manager]):
         wait_until(alerting.answers, 20, "Alertmanager answers")
         yield alerting
+
+
+@contextlib.contextmanager
+def pager(folder: Path, enter: list[str]) -> Iterator[Path]:
+    """Takes whatever is posted to it; where that is kept, a line each with the time of its arrival."""
+    folder.mkdir(exist_ok=True)
+    notes = folder / "notes.jsonl"
+    notes.unlink(missing_ok=True)
+    argv = [*enter, plan.PYTHON, "-S", str(Path(__file__).with_name("pager.py")), str(PAGER_PORT), str(notes)]
+    with running(folder, argv):
+        yield notes
+
+
+@contextlib.contextmanager
+def running(folder: Path, argv: list[str]) -> Iterator[None]:
+    with open(folder / "log", "ab") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        yield
     finally:
-        for process in started:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 

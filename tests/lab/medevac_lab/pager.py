@@ -2,14 +2,16 @@
 
 import json
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 
 class Note(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
+        at = time.time()
         body = self.rfile.read(int(self.headers["content-length"]))
         with open(sys.argv[2], "a") as notes:
-            notes.write(json.dumps(json.loads(body)) + "\n")
+            notes.write(json.dumps({**json.loads(body), "received_at": at}) + "\n")
         self.send_response(200)
         self.end_headers()
 

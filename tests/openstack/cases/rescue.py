@@ -2,9 +2,10 @@
 
 import time
 
-from medevac_cloud import CloudLab
+from medevac_cloud import CloudLab, plan
 from medevac_cloud.rescue import RESCUE_S, hold, outcomes, recovered, watched
 from medevac_lab import stays_true, wait_until
+from medevac_lab.canary import assert_nowhere
 from medevac_lab.registry import case
 
 
@@ -21,6 +22,7 @@ def a_compute_host_that_dies_has_its_servers_active_elsewhere(lab: CloudLab):
     codes = [entry["code"] for entry in lab.incident("hv1")["timeline"]]
     order = [codes.index(code) for code in ("off-ordered", "proof", "cloud-done", "start-ordered", "recovered")]
     assert order == sorted(order), codes
+    assert_nowhere(lab, [plan.PASSWORD])
 
 
 @case(limit=400)
