@@ -21,6 +21,8 @@ use std::time::Duration;
 /// A guest ended by a signal may be the first sign that its host shuts down:
 /// the goodbye is awaited this long.
 const GOODBYE_FOLLOWS: Duration = Duration::from_secs(5);
+/// How agents call the sense that sees guests' definitions.
+const LIBVIRT: &str = "libvirt";
 /// A guest that ran for this long starts with a clean slate.
 const RESTARTS_FORGOTTEN: Duration = Duration::from_secs(600);
 /// Seen alive in two places for this long: no handover looks so.
@@ -48,9 +50,13 @@ impl Triage {
             }
             Fact::InstanceStarted { .. } => {}
             Fact::SightLost { of, why } => {
+                self.libvirt_seen(host, &of, false);
                 self.note("MDV-SIGHT-LOST", true, format!("{host} no longer sees {of}: {why}"));
             }
-            Fact::SightRegained { of } => self.note("MDV-SIGHT-REGAINED", false, format!("{host} sees {of} again")),
+            Fact::SightRegained { of } => {
+                self.libvirt_seen(host, &of, true);
+                self.note("MDV-SIGHT-REGAINED", false, format!("{host} sees {of} again"));
+            }
             Fact::Lost { first, last, why } => {
                 let text = format!("{host} had to drop its facts {first} to {last}: {why}");
                 let opening = Opening {
@@ -64,6 +70,14 @@ impl Triage {
                 self.note("MDV-FACTS-LOST", true, text);
                 self.close(id, "counted", "the newest state was shown since".to_owned());
             }
+        }
+    }
+
+    /// What follows in the same breath is judged by it: a guest that died with libvirt starts at home.
+    fn libvirt_seen(&mut self, host: &HostId, of: &str, answers: bool) {
+        let live = self.watches.get_mut(host).and_then(|watch| watch.session.as_mut());
+        if let Some(live) = live.filter(|_| of == LIBVIRT) {
+            live.libvirt_answers = answers;
         }
     }
 
