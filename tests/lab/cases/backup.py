@@ -36,7 +36,7 @@ def reload(lab: Lab) -> None:
     lab.aggregator.proc.signal(signal.SIGHUP)
 
 
-@case(hosts=4, limit=300)
+@case(hosts=4, limit=300, soak=True)
 def a_restored_store_resumes_nothing_and_acts_again_by_a_persons_word(lab: Lab):
     guests = lab.protected_site(4)
     copy = lab.aggregator.folder / "copy.db"

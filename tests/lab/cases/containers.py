@@ -117,7 +117,7 @@ def guests_that_die_with_their_container_are_judged_once_libvirt_answers(lab: La
     lab.assert_nobody_fenced()
 
 
-@case(limit=240)
+@case(limit=240, soak=True)
 def disks_are_judged_by_the_mounts_of_the_container_and_not_of_the_host(lab: Lab):
     contained(lab, {"hv1": "kolla", "hv2": "sealed"})
     lab.aggregator.configure()

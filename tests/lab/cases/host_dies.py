@@ -232,7 +232,7 @@ def a_target_that_dies_during_a_start_is_recovered_in_turn(lab: Lab):
     assert set(lab.fenced()) <= {"hv1", target}
 
 
-@case(hosts=5, limit=300)
+@case(hosts=5, limit=300, soak=True)
 def a_target_with_guests_of_its_own_that_dies_during_a_start_is_recovered_in_turn(lab: Lab):
     guests = lab.protected_site(5)
     lab.host("hv1").crash()

@@ -89,7 +89,7 @@ def two_of_five_down_at_once_are_recovered_on_approve(lab: Lab):
     lab.assert_only_fenced("hv1", "hv2")
 
 
-@case(limit=240)
+@case(limit=240, soak=True)
 def an_aggregator_frozen_for_a_minute_fences_nobody(lab: Lab):
     guests = lab.protected_site(2)
     lab.aggregator.freeze()
