@@ -14,7 +14,7 @@
 //! until Nova shows what became of it, or shows for long that it never came.
 
 use crate::Triage;
-use crate::cloud::{CloudAct, Server, WINDOW_FIRST};
+use crate::cloud::{CloudAct, Server, ServiceHold, WINDOW_FIRST};
 use crate::id::{HostId, IncidentId, InstanceId};
 use crate::record::{Home, HomeWhy, IncidentRecord, InstanceRecord, OutcomeState, StepKind};
 use crate::recovery::DELETED;
@@ -354,7 +354,12 @@ impl Triage {
         if let Some(suspect) = self.somebody_is_suspect(source) {
             return Some(format!("because {suspect} is suspect"));
         }
-        let open = self.sight.services.values().filter(|service| service.up && service.enabled);
+        if self.sight.services_at.is_none() {
+            return Some("because Nova has not told of its computes since our start".to_owned());
+        }
+        // One that is down, or that we have taken out, may be open to it by the time at which Nova chooses.
+        let ours = |host: &HostId| self.host(host).is_some_and(|record| record.service != ServiceHold::default());
+        let open = self.sight.services.values().filter(|service| service.enabled || ours(&service.host));
         let mut others = open.map(|service| &service.host).filter(|host| *host != source);
         let lacking = others.find(|host| !rebuilds && self.reaches_disks(record, host).is_err());
         lacking.map(|host| format!("because {host} does not read its disks"))

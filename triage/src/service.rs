@@ -36,7 +36,7 @@ impl Triage {
 
     /// Nobody evacuates faster for it: Nova schedules nothing to a host that is down.
     pub(crate) fn disabled(&mut self, id: IncidentId, host: &HostId) {
-        let reason = format!("medevac {id}: {host} is dead");
+        let reason = self.reason_to_disable(host, format!("medevac {id}: {host} is dead"));
         let disable = StepKind::Disable { host: host.clone(), reason: reason.clone() };
         let enabled = self.service(host).is_none_or(|service| service.enabled);
         let begun = self.newest_step(id, |what| *what == disable).is_some();
@@ -44,6 +44,12 @@ impl Triage {
             let what = |step| CloudAct::Disable { step, host: host.clone(), reason: reason.clone() };
             self.cloud_step(id, disable, "it is forced down", TRY_AGAIN, what);
         }
+    }
+
+    /// Nova keeps the first reason of a service that is disabled already, and by that we know our own again.
+    pub(crate) fn reason_to_disable(&self, host: &HostId, reason: String) -> String {
+        let earlier = self.host(host).map(|record| record.service.disabled.clone());
+        earlier.filter(|earlier| !earlier.is_empty()).unwrap_or(reason)
     }
 
     /// A step that may be repeated without harm: committed once, sent until it is answered.
