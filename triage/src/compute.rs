@@ -124,7 +124,7 @@ impl Triage {
     fn take_out_of_scheduling(&mut self, incident: &IncidentRecord, host: &HostId) {
         let id = incident.id;
         let bound = self.mode(&incident.segment) != Mode::Act || self.durable.site().paused.is_some();
-        let reason = format!("medevac {id}: nova-compute is down");
+        let reason = self.reason_to_disable(host, format!("medevac {id}: nova-compute is down"));
         let disable = StepKind::Disable { host: host.clone(), reason: reason.clone() };
         let begun = self.newest_step(id, |what| *what == disable).is_some();
         let enabled = self.service(host).is_some_and(|service| service.enabled);
